@@ -1,0 +1,89 @@
+"""QEMU with Debian's cloud kernel, or one named by COWSTORE_VM_KERNEL: real processors, ten times slower without KVM.
+
+``COWSTORE_VM_KERNEL=PATH`` names another kernel image, ``COWSTORE_VM_MODULES=DIR`` the directory of its modules (the
+one that holds modules.dep; needed unless /lib/modules has one for an image named vmlinuz-RELEASE),
+``COWSTORE_VM_ACCEL`` the accelerator (tcg).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from tests.vm import packages
+from tests.vm.guest import HERE, Guest, run, shared_directory
+from tests.vm.initramfs import Modules, build, root_type
+
+PROGRAM = "/usr/bin/qemu-system-x86_64"
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+
+
+def _release_key(path: Path) -> list[int]:
+    return [int(part) if part.isdigit() else 0 for part in path.name.replace("-", ".").split(".")]
+
+
+def kernel() -> tuple[Path, Path]:
+    """The kernel image and the directory of its modules."""
+    given = os.environ.get("COWSTORE_VM_KERNEL")
+    if given:
+        image = Path(given).resolve()
+        modules = os.environ.get("COWSTORE_VM_MODULES") or f"/lib/modules/{image.name.removeprefix('vmlinuz-')}"
+    else:
+        images = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=_release_key)
+        if not images:
+            packages.ensure({}, also=(packages.CLOUD_KERNEL,))
+            images = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=_release_key)
+        image, modules = images[-1], f"/lib/modules/{images[-1].name.removeprefix('vmlinuz-')}"
+    if not (Path(modules) / "modules.dep").exists():
+        raise packages.Missing(
+            f"no modules.dep in {modules} for the kernel {image}; name its directory by COWSTORE_VM_MODULES"
+        )
+    return image, Path(modules)
+
+
+def _share(kind: str, directory: Path, memory_mib: int) -> tuple[str, list[str]]:
+    """The shell command that must run first, and QEMU's arguments, to share the host's root."""
+    if kind == "9p":
+        return "", [
+            "-fsdev", "local,id=root,path=/,security_model=none,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
+        ]  # fmt: skip
+    socket = directory / "virtiofsd.sock"
+    daemon = [VIRTIOFSD, f"--socket-path={socket}", "-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot"]
+    first = f"{shlex.join(daemon)} & while [ ! -S {socket} ]; do kill -0 $! || exit 1; sleep 0.02; done; "
+    return first, [
+        "-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on", "-numa", "node,memdev=memory",
+        "-chardev", f"socket,id=share,path={socket}", "-device", "vhost-user-fs-pci,chardev=share,tag=root",
+    ]  # fmt: skip
+
+
+def launch(guest: Guest) -> int:
+    """Boot, run the command, return its exit status; raises BootFailure and packages.Missing."""
+    if os.geteuid() != 0:
+        raise packages.Missing("the QEMU guest shares this machine's root, which takes root; the UML guest does not")
+    packages.ensure(packages.COMMON | packages.QEMU)
+    image, module_directory = kernel()
+    modules = Modules(module_directory)
+    kind = root_type(modules)
+    memory_mib = guest.memory_bytes >> 20
+    with shared_directory(guest, "qemu", str(module_directory)) as directory:
+        build(directory / "initramfs", modules, kind, (HERE / "initramfs-init").read_bytes())
+        first, share = _share(kind, directory, memory_mib)
+        line = (
+            f"console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off root{kind}=1 guestinit={directory}/guest-init "
+            f"harness={directory} share=bind udevd={int(guest.udevd)}"
+        )
+        argv = [
+            PROGRAM, "-accel", os.environ.get("COWSTORE_VM_ACCEL", "tcg,thread=multi"), "-cpu", "max",
+            "-smp", str(guest.processors), "-m", f"{memory_mib}M", "-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-kernel", str(image), "-initrd", str(directory / "initramfs"), "-serial", "stdio", "-append", line, *share,
+        ]  # fmt: skip
+        for index in range(len(guest.disks)):
+            argv += [
+                "-drive",
+                f"id=disk{index},file={directory}/disk{index},format=raw,if=none,cache=unsafe,discard=unmap",
+            ]
+            argv += ["-device", f"virtio-blk-pci,drive=disk{index}"]
+        # virtiofsd insists on a lock file below /run; a checkout that lies there cannot be shown to this guest.
+        return run(guest, directory, ["sh", "-c", f"{first}exec {shlex.join(argv)} < /dev/null"], covered=("/run",))

@@ -1,0 +1,38 @@
+"""User-mode Linux: Debian's kernel as an ordinary program; one processor, native speed, boots in under two seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.vm import packages
+from tests.vm.guest import HERE, Guest, run, shared_directory
+
+KERNEL = "/usr/bin/linux.uml"
+MODULES = "/usr/lib/uml/modules"
+
+
+def _shim(directory: Path) -> dict[str, str]:
+    """Compile umlfp.c where this processor has the wide state that needs it."""
+    if " amx_tile" not in Path("/proc/cpuinfo").read_text():
+        return {}
+    packages.ensure(packages.UML_SHIM)
+    library = directory / "umlfp.so"
+    command = ["gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "umlfp.c"), "-ldl"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
+    return {"LD_PRELOAD": str(library)}
+
+
+def launch(guest: Guest) -> int:
+    """Boot, run the command, return its exit status; raises BootFailure and packages.Missing."""
+    packages.ensure(packages.COMMON | packages.UML)
+    release = max(os.listdir(MODULES))
+    with shared_directory(guest, "uml", f"{MODULES}/{release}") as directory:
+        argv = [
+            KERNEL, f"mem={guest.memory_bytes >> 20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+            f"init={directory}/guest-init", "con=null", "con0=null,fd:1", "quiet", "loglevel=3",
+            "umid=guest", f"uml_dir={directory}", f"harness={directory}", "share=hostfs", f"udevd={int(guest.udevd)}",
+        ]  # fmt: skip
+        argv += [f"ubd{index}={directory}/disk{index}" for index in range(len(guest.disks))]
+        return run(guest, directory, argv, extra_environment=_shim(directory))
