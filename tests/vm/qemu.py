@@ -76,7 +76,8 @@ def launch(guest: Guest) -> int:
         )
         argv = [
             PROGRAM, "-accel", os.environ.get("COWSTORE_VM_ACCEL", "tcg,thread=multi"), "-cpu", "max",
-            "-smp", str(guest.processors), "-m", f"{memory_mib}M", "-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-smp", str(guest.processors), "-m", f"{memory_mib}M", "-M", "q35", "-nodefaults", "-no-user-config",
+            "-display", "none", "-no-reboot",
             "-kernel", str(image), "-initrd", str(directory / "initramfs"), "-serial", "stdio", "-append", line, *share,
         ]  # fmt: skip
         for index in range(len(guest.disks)):
