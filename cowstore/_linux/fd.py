@@ -88,7 +88,7 @@ class Descriptor:
         # os may be gone when the interpreter ends, and nobody is left to be told of an error.
         fd, self._fd = getattr(self, "_fd", -1), -1
         if fd != -1 and callable(_close):
-            try:  # noqa: SIM105  (contextlib.suppress may be gone as well)
+            try:  # contextlib may be gone as well
                 _close(fd)
             except OSError:
                 pass

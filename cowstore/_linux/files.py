@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_void_p
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 
 from cowstore._linux._call import bind, bind_syscall, libc, number_of, oserror, path_bytes, retry
 
@@ -40,8 +40,8 @@ class RenameFlag(IntFlag):
     WHITEOUT = 4
 
 
-class FsMagic(IntEnum):
-    """For the type of a `Statfs`; file systems not named here are plain ints there.
+class FsMagic:
+    """What the type of a `Statfs` is compared with; constants, since nearly every kernel has types not named here.
 
     Source: include/uapi/linux/magic.h; fs/aufs.
     """
@@ -90,7 +90,7 @@ class struct_statfs(ctypes.Structure):
 class Statfs:
     """What a file system says of itself.
 
-    `type` is a value of `FsMagic` or another int; `blocks`, `free` and `available` (to ordinary users) count units of
+    `type` is one of `FsMagic`, or another; `blocks`, `free` and `available` (to ordinary users) count units of
     `block_size` bytes, `files` and `files_free` inodes; `name_max` is in bytes, `flags` are os.ST_* bits.
     """
 

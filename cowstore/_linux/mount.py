@@ -28,23 +28,19 @@ class MountFlag(IntFlag):
     NOSUID = 0x2
     NODEV = 0x4
     NOEXEC = 0x8
-    SYNCHRONOUS = 0x10
     REMOUNT = 0x20
-    DIRSYNC = 0x80
     NOSYMFOLLOW = 0x100
     NOATIME = 0x400
     NODIRATIME = 0x800
     BIND = 0x1000
     MOVE = 0x2000
     REC = 0x4000
-    SILENT = 0x8000
     UNBINDABLE = 0x20000
     PRIVATE = 0x40000
     SLAVE = 0x80000
     SHARED = 0x100000
     RELATIME = 0x200000
     STRICTATIME = 0x1000000
-    LAZYTIME = 0x2000000
 
 
 class UmountFlag(IntFlag):
@@ -57,18 +53,8 @@ class UmountFlag(IntFlag):
     NOFOLLOW = 8
 
 
-class AtFlag(IntFlag):
-    """For the flags argument of `mount_setattr` and, beside its own, of `open_tree`."""
-
-    NONE = 0
-    SYMLINK_NOFOLLOW = 0x100
-    NO_AUTOMOUNT = 0x800
-    EMPTY_PATH = 0x1000
-    RECURSIVE = 0x8000
-
-
 class OpenTreeFlag(IntFlag):
-    """For the flags argument of `open_tree`; CLOEXEC is always added."""
+    """For the flags arguments of `open_tree` (CLOEXEC is always added) and `mount_setattr` (CLONE is not for it)."""
 
     NONE = 0
     CLONE = 0x1
@@ -402,7 +388,7 @@ def move_mount(
 def mount_setattr(
     dir_fd: Fd | None,
     path: Path,
-    flags: AtFlag = AtFlag.NONE,
+    flags: OpenTreeFlag = OpenTreeFlag.NONE,
     *,
     set: MountAttr = MountAttr.NONE,  # noqa: A002  (the kernel's word, attr_set; a keyword here)
     clear: MountAttr = MountAttr.NONE,

@@ -29,7 +29,6 @@ class CloneFlag(IntFlag):
     NONE = 0
     NEWTIME = 0x80
     FS = 0x200
-    FILES = 0x400
     NEWNS = 0x20000
     NEWCGROUP = 0x2000000
     NEWUTS = 0x4000000
@@ -38,7 +37,6 @@ class CloneFlag(IntFlag):
     NEWPID = 0x20000000
     NEWNET = 0x40000000
     PIDFD = 0x1000
-    PARENT = 0x8000
     CLEAR_SIGHAND = 0x100000000
     INTO_CGROUP = 0x200000000
 
@@ -64,8 +62,8 @@ class struct_clone_args(ctypes.Structure):
 #: CLONE_ARGS_SIZE_VER0, all that Linux 5.3 knows; the whole structure is only given where cgroup is used.
 _CLONE_ARGS_SIZE_VER0 = 64
 _SIGCHLD = 17  # signal.SIGCHLD everywhere but on alpha, mips and sparc; importing signal costs more than this line
-#: What leaves the child a process with memory and descriptors of its own, as after fork.
-_FORK_LIKE = reduce(operator.or_, CloneFlag) & ~(CloneFlag.FS | CloneFlag.FILES)
+#: What leaves the child memory, descriptors and a directory of its own, as after fork.
+_FORK_LIKE = reduce(operator.or_, CloneFlag) & ~CloneFlag.FS
 
 _unshare = bind("unshare", c_int)
 _setns = bind("setns", c_int, c_int)
@@ -168,7 +166,7 @@ def clone3(flags: CloneFlag, *, cgroup_fd: Fd | None = None) -> tuple[int, Descr
     of malloc; let it do little before it execs, or fork where no other thread runs.
 
     Args:
-        flags: namespaces, PIDFD, CLEAR_SIGHAND, PARENT; whatever shares memory or descriptors is refused.
+        flags: namespaces, PIDFD, CLEAR_SIGHAND; whatever shares something is refused.
         cgroup_fd: a directory of a cgroup v2 hierarchy the child is born in (sets INTO_CGROUP; since Linux 5.7).
 
     Returns:
