@@ -1,0 +1,339 @@
+"""Realising :class:`~cowstore.model.Mount` values: detached, private, through the calls that work by descriptor.
+
+A tree is made detached: it is in no mount table, nobody else can see it, and it goes with its last descriptor, however
+the process ends. :func:`attach` gives it a place. Where the kernel is too old for that (overlay before Linux 6.7 takes
+its layers only as one text of a page; before 6.15 a detached tree can neither be a layer nor be copied from) the same
+is done in a mount namespace of a thread's own: :mod:`cowstore.mounting._workshop`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from cowstore._linux.fd import Descriptor, open_
+from cowstore._linux.mount import (
+    FspickFlag,
+    MountAttr,
+    MountFlag,
+    MoveMountFlag,
+    OpenTreeFlag,
+    UmountFlag,
+    fsconfig_create,
+    fsconfig_reconfigure,
+    fsconfig_set_flag,
+    fsconfig_set_string,
+    fsmount,
+    fsopen,
+    fspick,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    umount2,
+)
+from cowstore.model import STACKED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cowstore.model import Mount
+
+__all__ = ["attach", "detach", "detached"]
+
+_VALUE_MAX = 255
+"""Bytes of one option value that fsconfig(2) takes."""
+
+_LAYERS = frozenset((b"lowerdir+", b"datadir+", b"upperdir", b"workdir"))
+"""Overlay's options whose value is a directory."""
+
+_AWKWARD = b"\\:,"
+"""Bytes that one kernel or another takes for an escape or a separator in the path of a layer."""
+
+_ATTRIBUTES = (
+    (1, MountAttr.RDONLY),
+    (2, MountAttr.NOSUID),
+    (4, MountAttr.NODEV),
+    (8, MountAttr.NOEXEC),
+    (1024, MountAttr.NOATIME),
+)
+_REMOUNT = 32
+
+# Plain numbers: making a flag out of two costs as much as a system call.
+_CLONE = OpenTreeFlag.CLONE
+_EMPTY = OpenTreeFlag.EMPTY_PATH
+_CLONE_EMPTY = OpenTreeFlag.CLONE | OpenTreeFlag.EMPTY_PATH
+
+needs_workshop: bool | None = None
+"""Whether overlay's layers need :mod:`._workshop` here; None until a kernel refused. Tests may set it to True."""
+
+
+def detached(mounts: Iterable[Mount]) -> Descriptor:
+    """Realise *mounts* as one detached, private tree.
+
+    :returns: an O_PATH descriptor of its root directory (reopen ``"."`` to list it). Nothing is mounted any more once
+        it, and all that was opened below it, is closed.
+    :raises OSError: as the kernel's calls; the note holds the kernel's own words.
+    """
+    steps = tuple(mounts)
+    if not steps:
+        raise ValueError("no mounts: there is nothing to realise")
+    if needs_workshop and any(_is_stacking(step) for step in steps):
+        return _in_workshop(steps)
+    tree: Descriptor | None = None
+    try:
+        for step in steps:
+            made = realise(step, tree)
+            if tree is not None and made is not tree:
+                tree.close()
+            tree = made
+    except OSError as error:
+        if tree is not None:
+            tree.close()
+        if error.errno == errno.EINVAL and any(_is_stacking(step) for step in steps) and _too_old():
+            return _in_workshop(steps)
+        raise
+    assert tree is not None
+    return tree
+
+
+def attach(mounts: Iterable[Mount], target: str | bytes) -> None:
+    """Realise *mounts* and mount the tree at the directory *target*, seen by no other mount namespace.
+
+    Where mounts made at *target* would appear in other namespaces too (systemd makes the whole machine so), a pad is
+    put between: an unreadable bind mount of the directory on itself, which is what appears there instead.
+
+    :raises OSError: as :func:`detached` and move_mount(2); nothing is mounted then.
+    """
+    with detached(mounts) as tree:
+        padded = _is_shared(target) and _pad(target)
+        try:
+            move_mount(tree, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
+        except BaseException:
+            if padded:
+                umount2(target, UmountFlag.NOFOLLOW)
+            raise
+
+
+def detach(target: str | bytes, *, patience_seconds: float = 0.1) -> bool:
+    """Unmount what :func:`attach` mounted at *target*; nothing happens where nothing is mounted.
+
+    A tree that stays busy for *patience_seconds* is taken off its place all the same, and ends with its last user.
+
+    :returns: whether it has ended.
+    :raises OSError: as umount2(2), EBUSY excepted.
+    """
+    ended = True
+    deadline = 0.0
+    while True:
+        try:
+            umount2(target, UmountFlag.NOFOLLOW)
+            break
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return ended
+            if error.errno != errno.EBUSY:
+                raise
+            now = time.monotonic()
+            deadline = deadline or now + patience_seconds
+            if now >= deadline:
+                umount2(target, UmountFlag.NOFOLLOW | UmountFlag.DETACH)
+                ended = False
+                break
+            time.sleep(0.005)
+    if _is_pad(target):
+        umount2(target, UmountFlag.NOFOLLOW | UmountFlag.DETACH)
+    return ended
+
+
+def realise(step: Mount, tree: Descriptor | None) -> Descriptor:
+    """Do one step on the *tree* of those before, and return what is the tree after it."""
+    if step.flags & _REMOUNT:
+        if tree is None:
+            raise ValueError("a remount needs a mount before it")
+        _reconfigure(step, tree)
+        return tree
+    if step.type == "bind":
+        made = open_tree(None, step.source, _CLONE)
+        try:
+            mount_setattr(made, b"", _EMPTY, set=attributes(step), propagation=MountFlag.PRIVATE)
+        except BaseException:
+            made.close()
+            raise
+    else:
+        made = _new(step, tree)
+    if step.subdir is None:
+        return made
+    with made:
+        return open_tree(made, step.subdir, _CLONE)
+
+
+def attributes(step: Mount) -> MountAttr:
+    """Translate the flags of a step for fsmount(2) and mount_setattr(2)."""
+    wanted = MountAttr.NONE
+    if step.flags:
+        for flag, attribute in _ATTRIBUTES:
+            if step.flags & flag:
+                wanted |= attribute
+    return wanted
+
+
+def _new(step: Mount, tree: Descriptor | None) -> Descriptor:
+    """Make a file system and a detached mount of it."""
+    held: list[Descriptor] = []
+    try:
+        with fsopen(step.type) as fs:
+            if step.source:
+                fsconfig_set_string(fs, b"source", step.source)
+            for name, value in step.options:
+                if not value:
+                    fsconfig_set_flag(fs, name)
+                elif name in _LAYERS:
+                    fsconfig_set_string(fs, name, layer(value, tree, held))
+                else:
+                    fsconfig_set_string(fs, name, value)
+            fsconfig_create(fs)
+            return fsmount(fs, attributes(step))
+    finally:
+        for descriptor in held:
+            descriptor.close()
+
+
+def layer(value: bytes, tree: Descriptor | None, held: list[Descriptor]) -> bytes:
+    """Return a path by which the kernel can be told a layer; what must stay open meanwhile goes to *held*."""
+    if value == STACKED:
+        if tree is None:
+            raise ValueError("a stacked layer needs a mount before it")
+        return b"/proc/self/fd/%d" % tree.fileno()
+    if len(value) <= _VALUE_MAX and not any(byte in value for byte in _AWKWARD):
+        return value
+    held.append(open_(value, os.O_PATH | os.O_DIRECTORY))
+    return b"/proc/self/fd/%d" % held[-1].fileno()
+
+
+def _reconfigure(step: Mount, tree: Descriptor) -> None:
+    """Change the options of the file system that *tree* is of."""
+    with fspick(tree, b"", FspickFlag.EMPTY_PATH) as fs:
+        for name, value in step.options:
+            if value:
+                fsconfig_set_string(fs, name, value)
+            else:
+                fsconfig_set_flag(fs, name)
+        fsconfig_reconfigure(fs)
+
+
+# What older kernels need.
+
+
+def _is_stacking(step: Mount) -> bool:
+    """Tell whether a step is one that older kernels do not do on detached trees."""
+    return step.type == "overlay" or step.subdir is not None
+
+
+def _too_old() -> bool:
+    """Find out, after a refusal, whether the kernel can do without the workshop; remember it if it cannot."""
+    global needs_workshop
+    if needs_workshop is None:
+        needs_workshop = not (_takes_layers_one_by_one() and _copies_detached_trees())
+    return needs_workshop
+
+
+def _takes_layers_one_by_one() -> bool:
+    """Tell whether overlay knows ``lowerdir+`` (Linux 6.7).
+
+    Older ones either do not know the option or, with the text of mount(2) behind them, swallow anything until the end.
+    """
+    with fsopen(b"overlay") as fs:
+        try:
+            fsconfig_set_string(fs, b"lowerdir+", b"/proc/self/fd/-1")
+        except OSError as error:
+            return error.errno != errno.EINVAL
+    return False
+
+
+def _copies_detached_trees() -> bool:
+    """Tell whether a detached tree can be copied from, and so be a layer (Linux 6.15)."""
+    with fsopen(b"tmpfs") as fs:
+        fsconfig_create(fs)
+        with fsmount(fs) as made:
+            try:
+                open_tree(made, b"", _CLONE_EMPTY).close()
+            except OSError:
+                return False
+    return True
+
+
+def _in_workshop(steps: tuple[Mount, ...]) -> Descriptor:
+    from cowstore.mounting import _workshop
+
+    return _workshop.realised(steps, lowerdir_plus=_lowerdir_plus())
+
+
+_plus: bool | None = None
+
+
+def _lowerdir_plus() -> bool:
+    global _plus
+    if _plus is None:
+        _plus = _takes_layers_one_by_one()
+    return _plus
+
+
+# Propagation.
+
+_PAD = (
+    MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC | MountAttr.NODIRATIME | MountAttr.NOATIME
+)
+_PAD_SHOWS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NODIRATIME | os.ST_NOATIME
+
+_shared: dict[tuple[str | bytes, int], bool] = {}
+"""Whether mounts made below a directory appear elsewhere, by directory and mount namespace."""
+
+
+def _is_shared(target: str | bytes) -> bool:
+    """Tell whether a mount made at *target* would appear in other mount namespaces.
+
+    Reading the mount table takes longer than mounting: the answer is kept for all targets of one directory.
+    """
+    parent = os.path.dirname(os.path.abspath(target))
+    key = (parent, os.stat("/proc/thread-self/ns/mnt").st_ino)
+    known = _shared.get(key)
+    if known is None:
+        from cowstore._linux.procfs import mountinfo
+
+        with open_(target, os.O_PATH | os.O_DIRECTORY) as place:
+            here = _mount_id(place)
+        entry = next((entry for entry in mountinfo("/proc/thread-self/mountinfo") if entry.mount_id == here), None)
+        known = entry is not None and entry.shared
+        if len(_shared) >= 64:
+            _shared.clear()
+        _shared[key] = known
+    return known
+
+
+def _mount_id(place: Descriptor) -> int:
+    """Tell which mount a descriptor is on."""
+    with open(f"/proc/thread-self/fdinfo/{place.fileno()}", "rb") as file:
+        for line in file:
+            name, _, value = line.partition(b":")
+            if name == b"mnt_id":
+                return int(value)
+    return -1
+
+
+def _pad(target: str | bytes) -> bool:
+    """Put a private bind mount of *target* over it."""
+    with open_tree(None, target, _CLONE) as pad:
+        move_mount(pad, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
+    try:
+        mount_setattr(None, target, set=_PAD, clear=MountAttr.ATIME, propagation=MountFlag.PRIVATE)
+    except BaseException:
+        umount2(target, UmountFlag.NOFOLLOW)
+        raise
+    return True
+
+
+def _is_pad(target: str | bytes) -> bool:
+    """Tell whether what is mounted at *target* is a pad of ours: nobody else has use for all these restrictions."""
+    return os.statvfs(target).f_flag & _PAD_SHOWS == _PAD_SHOWS
