@@ -46,9 +46,9 @@ class Driver(ABC):
        its default; a driver overrides it where the kernel already knows. All drivers give the same changes for the same
        edits.
     6. Nobody asks a driver's name or the kernel's version: :attr:`capabilities` are declared, features are tried.
-    7. No lock of the whole store is held while a driver works; two threads or processes may call any verbs of two ids at
-       once, and any verb of one id where the store's leases allow it. A driver that shares state of the kernel between
-       ids (an origin to suspend, a pool's one metadata snapshot) takes a flock of its own in its directory.
+    7. No lock of the whole store is held while a driver works; two threads or processes may call any verbs of two ids
+       at once, and any verb of one id where the store's leases allow it. A driver that shares state of the kernel
+       between ids (an origin to suspend, a pool's one metadata snapshot) takes a flock of its own in its directory.
 
     Errors: the classes of :mod:`cowstore.errors` that tell the caller what to do (``OutOfSpace``, ``Unsupported``,
     ``DriverUnavailable``, ``InvalidArgument``, ``StoreMismatch``, ``Busy``), raised ``from`` the :class:`OSError`; any
@@ -135,15 +135,10 @@ class Driver(ABC):
         from cowstore.trees.compare import compare
 
         with ExitStack() as stack:
-
-            def tree(of: int) -> int:
-                # Unwinds in reverse: the tree is let go before what its mounts need.
-                stack.callback(self.release, of)
-                return stack.enter_context(detached(self.mounts(of, True))).fileno()
-
-            upper = tree(id)
-            lower = None if base is None else tree(base)
-            yield from compare(lower, upper)
+            # What mounts() acquires here is given up by the store, when the last lease of the id ends.
+            upper = stack.enter_context(detached(self.mounts(id, True)))
+            lower = None if base is None else stack.enter_context(detached(self.mounts(base, True)))
+            yield from compare(None if lower is None else lower.fileno(), upper.fileno())
 
     def resize(self, id: int, size_bytes: int) -> None:
         """Change the most that *id* may hold, mounted or not.
@@ -151,8 +146,8 @@ class Driver(ABC):
         :raises Unsupported: sizes are not enforced, or the driver cannot shrink.
         """
         raise Unsupported(
-            f"cannot limit the size of a snapshot to {size_bytes} bytes: the {self.name} driver does not enforce sizes here; "
-            "use a driver whose capabilities list size_limits",
+            f"cannot limit the size of a snapshot to {size_bytes} bytes: the {self.name} driver "
+            "does not enforce sizes here; use a driver whose capabilities list size_limits",
             feature="size_limits",
         )
 
@@ -167,6 +162,10 @@ class Driver(ABC):
     @abstractmethod
     def status(self) -> DriverStatus:
         """Tell the room that is left, and the facts of the ground the driver stands on."""
+
+    def drain(self) -> None:
+        """Wait until the space of all ids removed so far has been given back. The default has nothing to wait for."""
+        return
 
     def close(self) -> None:
         """Let go of the driver's own descriptors and mounts. Closing twice is fine."""

@@ -77,6 +77,8 @@ def _convert_one(value: object, wanted: type) -> object:
         try:
             return wanted(value)
         except ValueError:
-            raise ValueError(f"expected one of {', '.join(str(member.value) for member in wanted)}, not {value!r}") from None
+            raise ValueError(
+                f"expected one of {', '.join(str(member.value) for member in wanted)}, not {value!r}"
+            ) from None
     converted: object = wanted(value)
     return converted

@@ -1,0 +1,129 @@
+"""Comparing what the catalog says, what the driver holds and what lies on disk; and mending what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from cowstore import leases
+from cowstore._leased import MOUNT_POINTS
+from cowstore._removing import remove
+from cowstore._rows import CREATING, REMOVING
+from cowstore.errors import CowstoreError
+from cowstore.model import Kind
+from cowstore.results import Finding, FindingKind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowstore._core import Core
+    from cowstore._rows import Row
+
+
+def check(core: Core, *, repair: bool) -> Iterator[Finding]:
+    """Yield everything that is not as it should be; with *repair*, mend or remove just that first."""
+    damage = core.catalog.integrity()
+    if damage:
+        yield Finding(kind=FindingKind.CATALOG_DAMAGED, key=None, id=None, text=f"{core.catalog.path}: {damage}")
+        return
+    # What the driver holds is listed first: a row that appears afterwards cannot make its data look unknown.
+    held = set(core.driver.held())
+    rows = {row.id: row for row in core.catalog.rows()}
+    yield from _unfinished(core, rows, repair=repair)
+    for id in sorted(held - set(rows), reverse=True):
+        if core.catalog.by_id(id) is None and core.driver.holds(id):
+            yield _unknown_data(core, id, repair=repair)
+    for row in sorted(rows.values(), key=lambda row: row.id, reverse=True):
+        if row.state == "ready" and row.kind != Kind.VIEW:
+            yield from _examined(core, row, present=row.id in held, repair=repair)
+    for path in core.driver.leftovers():
+        yield _leftover(core, path, repair=repair)
+
+
+def _unfinished(core: Core, rows: dict[int, Row], *, repair: bool) -> Iterator[Finding]:
+    """Name rows and mount points whose owner is gone; the owners that live are at work, and are left alone."""
+    from cowstore._recovery import recover
+
+    found = [
+        Finding(
+            kind=FindingKind.UNFINISHED,
+            key=row.key,
+            id=row.id,
+            text=f"{row.key!r} was left {_state(row)} by a process that is gone",
+        )
+        for row in rows.values()
+        if row.owner and row.owner != core.token and leases.is_dead(core.owners_fd, row.owner)
+    ]
+    directory = os.path.join(core.root, MOUNT_POINTS)
+    for name in os.listdir(directory):
+        token = name.partition("-")[0]
+        if token != core.token and leases.is_dead(core.owners_fd, token):
+            text = f"{os.path.join(directory, name)} was left mounted by a process that is gone"
+            found.append(Finding(kind=FindingKind.UNFINISHED, key=None, id=None, text=text))
+    if found and repair:
+        list(recover(core))
+        yield from (dataclasses.replace(finding, repaired=not _still(core, finding)) for finding in found)
+    else:
+        yield from found
+
+
+def _still(core: Core, finding: Finding) -> bool:
+    if finding.id is None:
+        return os.path.exists(finding.text.partition(" was left")[0])
+    row = core.catalog.by_id(finding.id)
+    return row is not None and row.owner is not None
+
+
+def _state(row: Row) -> str:
+    return row.state if row.state in {CREATING, REMOVING, "committing"} else "behind (it is ephemeral)"
+
+
+def _unknown_data(core: Core, id: int, *, repair: bool) -> Finding:
+    where = os.path.join(core.root, core.driver_type.name, str(id))
+    finding = Finding(
+        kind=FindingKind.DATA_WITHOUT_ROW, key=None, id=id, text=f"{where}: data of id {id}, which no snapshot owns"
+    )
+    if not repair:
+        return finding
+    core.driver.remove(id)
+    return dataclasses.replace(finding, repaired=not core.driver.holds(id))
+
+
+def _examined(core: Core, row: Row, *, present: bool, repair: bool) -> Iterator[Finding]:
+    """Name what is wrong with one snapshot's data."""
+    driver = core.driver
+    if not present:
+        # Removed by somebody since the driver was asked, or really gone?
+        now = core.catalog.by_id(row.id)
+        if now is None or now.state != "ready" or driver.holds(row.id):
+            return
+        text = f"{row.key!r}: the driver holds nothing of id {row.id}"
+        finding = Finding(kind=FindingKind.ROW_WITHOUT_DATA, key=row.key, id=row.id, text=text)
+        if repair:
+            finding = dataclasses.replace(finding, repaired=_forget(core, row))
+        yield finding
+        return
+    sealed = row.kind == Kind.COMMITTED
+    for problem in driver.examine(row.id, row.parent, sealed):
+        finding = Finding(kind=problem.kind, key=row.key, id=row.id, text=f"{row.key!r}: {problem.text}")
+        if repair and problem.repair:
+            finding = dataclasses.replace(finding, repaired=driver.repair(row.id, row.parent, sealed, problem.kind))
+        yield finding
+
+
+def _forget(core: Core, row: Row) -> bool:
+    """Remove the row of a snapshot whose data are gone, unless others descend from it."""
+    try:
+        remove(core, row.key)
+    except CowstoreError:
+        return False
+    return True
+
+
+def _leftover(core: Core, path: str, *, repair: bool) -> Finding:
+    finding = Finding(kind=FindingKind.LEFTOVER, key=None, id=None, text=f"{path}: belongs to no snapshot")
+    if repair:
+        core.driver.remove_leftover(path)
+        finding = dataclasses.replace(finding, repaired=not os.path.lexists(path))
+    return finding

@@ -1,0 +1,209 @@
+"""What all verbs of one open store share: its catalog, its driver, its locks, and the steps several verbs take."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from threading import RLock
+
+from cowstore import leases
+from cowstore.errors import Busy, CowstoreError, OutOfSpace, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowstore._rows import Row
+    from cowstore.catalog import Catalog
+    from cowstore.driver import Driver
+
+
+class Core:
+    """The inside of a :class:`~cowstore.store.Store`.
+
+    :ivar root: absolute path of the store's directory. :ivar catalog: its catalog. :ivar token: this store's token of
+        ownership, empty until the first verb that writes.
+    :ivar root_fd, leases_fd, owners_fd: descriptors of its directories; ``root_fd`` is locked shared.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        catalog: Catalog,
+        driver_type: type[Driver],
+        options: object,
+        *,
+        volatile: bool,
+        read_only: bool,
+    ) -> None:
+        self.root = root
+        self.catalog = catalog
+        self.driver_type = driver_type
+        self.volatile = volatile
+        self.read_only = read_only
+        self.lock = RLock()
+        self.token = ""
+        self._options = options
+        self._driver: Driver | None = None
+        self._token_fd = -1
+        self._pid = os.getpid()
+        self.closed = False
+        self._stack = ExitStack()
+        self.root_fd = leases.open_store(root)
+        self._stack.callback(leases.drop, self.root_fd)
+        self.leases_fd = self._directory("leases")
+        self.owners_fd = self._directory("owners")
+
+    def _directory(self, name: str) -> int:
+        """Open one of the store's own directories, to be closed with the store."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.root_fd)
+        self._stack.callback(os.close, fd)
+        return fd
+
+    @property
+    def driver(self) -> Driver:
+        """The driver, taken hold of at first use: looking at the catalog needs none."""
+        if self._pid != os.getpid():
+            self._after_fork()
+        driver = self._driver
+        if driver is None:
+            with self.lock:
+                if self.closed:
+                    raise CowstoreError(f"the store {self.root} is closed; open it again")
+                driver = self._driver
+                if driver is None:
+                    directory = os.path.join(self.root, self.driver_type.name)
+                    driver = self.driver_type(
+                        directory, self._options, volatile=self.volatile, read_only=self.read_only
+                    )
+                    self._driver = driver
+        return driver
+
+    def own(self, verb: str) -> str:
+        """Return this store's token of ownership, taking one at the first verb that writes.
+
+        :raises Unsupported: the store is open for reading only.
+        """
+        if self.read_only:
+            raise Unsupported(
+                f"cannot {verb}: the store {self.root} is open read-only; open it without read_only", feature="write"
+            )
+        if self._pid != os.getpid():
+            self._after_fork()
+        if not self.token:
+            with self.lock:
+                if self.closed:
+                    raise CowstoreError(f"cannot {verb}: the store {self.root} is closed; open it again")
+                if not self.token:
+                    self.token, self._token_fd = leases.take_owner(self.owners_fd)
+        return self.token
+
+    def _after_fork(self) -> None:
+        """Become a store of its own in a forked child: the parent's locks and ownership stay the parent's.
+
+        The descriptors of directories are shared without harm; the locked ones are closed already.
+        """
+        self.lock = RLock()
+        self.token, self._token_fd = "", -1
+        self._driver = None
+        self._pid = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that opened the store and has not written yet."""
+        return self._pid != os.getpid()
+
+    def close(self) -> None:
+        """Let go of everything. Closing twice is fine."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+            with self._stack:
+                self._stack.callback(self.catalog.close)
+                driver, self._driver = self._driver, None
+                if driver is not None and not self.forked:
+                    self._stack.callback(driver.close)
+                if self.token and not self.forked:
+                    self._stack.callback(leases.forget_owner, self.owners_fd, self.token, self._token_fd)
+
+    def disown(self) -> None:
+        """Forget the token without removing its file: the directory it is in is gone."""
+        if self.token:
+            leases.drop(self._token_fd)
+            self.token = ""
+
+    @contextmanager
+    def doing(self, verb: str, what: str) -> Iterator[None]:
+        """Turn what the kernel refuses into an error that says what was tried, on what."""
+        try:
+            yield
+        except OSError as error:
+            raise from_os(error, f"cannot {verb} {what!r} in {self.root}") from error
+
+    def create(self, row: Row, size_bytes: int | None) -> None:
+        """Let the driver make the data of a row, under an id at which nothing lies."""
+        self.free_id(row)
+        self.driver.create(row.id, row.parent, size_bytes)
+
+    def free_id(self, row: Row) -> None:
+        """Give a row another id while something that no snapshot owns lies where its data would go."""
+        while self.driver.holds(row.id):
+            from cowstore._log import logger
+
+            logger(__name__).warning(
+                "%s: data of id %d that no snapshot owns are in the way; using another id (see `cowstore check`)",
+                self.root,
+                row.id,
+            )
+            row.id = self.catalog.renumber(row)
+
+    def undo(self, id: int, *, has_data: bool = True) -> None:
+        """Take back a row in the making and its data; what cannot be taken back now is at the next open."""
+        try:
+            if has_data:
+                self.driver.remove(id)
+            self.catalog.drop(id)
+        except (OSError, CowstoreError) as error:
+            from cowstore._log import logger
+
+            logger(__name__).warning("%s: cannot take back the unfinished id %d now: %s", self.root, id, error)
+
+    def seize(self, row: Row, verb: str) -> int:
+        """Take the exclusive lease of a row.
+
+        :raises Busy: somebody holds a lease, or has it mounted by :func:`cowstore._leased.attach`.
+        """
+        from cowstore._leased import busy, still_attached
+
+        fd = leases.seize(self.leases_fd, row.id)
+        if fd is None:
+            raise busy(self, row, verb)
+        try:
+            targets = still_attached(self.catalog, row.id)
+            if targets:
+                raise Busy(
+                    f"cannot {verb} {row.key!r}: it is mounted at {', '.join(targets)}; "
+                    f"unmount it (`cowstore umount {targets[0]}`)",
+                    key=row.key,
+                )
+        except BaseException:
+            leases.drop(fd)
+            raise
+        return fd
+
+
+def from_os(error: OSError, tried: str) -> CowstoreError:
+    """Say what the kernel refused, with a way out where one is known."""
+    import errno
+
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        what = "quota" if error.errno == errno.EDQUOT else "data"
+        return OutOfSpace(f"{tried}: {error}; free some space or raise the limit", what=what)
+    if error.errno in {errno.EPERM, errno.EACCES}:
+        return CowstoreError(
+            f"{tried}: {error}; you (user {os.geteuid()}) may not: run as root or as the owner of the store"
+        )
+    if error.errno == errno.EROFS:
+        return Unsupported(f"{tried}: {error}; the file system is read-only: put the store elsewhere", feature="write")
+    return CowstoreError(f"{tried}: {error}")

@@ -1,0 +1,171 @@
+"""Trees that come from outside: archives, directories copied, and directories adopted."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+
+from cowstore import _faults, leases
+from cowstore._rows import labels_to_text
+from cowstore.errors import InvalidArgument
+from cowstore.model import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from cowstore._core import Core
+    from cowstore.model import Snapshot
+
+DIGEST_LABEL = "cowstore.import.digest"
+"""Label of an imported archive: digest of the bytes that were read."""
+
+SOURCE_LABEL = "cowstore.adopted"
+"""Label of an adopted snapshot: the directory that it is."""
+
+
+class _Birth:
+    """A committed snapshot in the making. Whoever fills it sets the labels it shall have."""
+
+    __slots__ = ("labels", "root_fd", "snapshot")
+
+    def __init__(self, root_fd: int) -> None:
+        self.root_fd = root_fd
+        self.labels: dict[str, str] = {}
+        self.snapshot: Snapshot
+
+
+@contextmanager
+def born(core: Core, name: str, parent: str | None = None) -> Iterator[_Birth]:
+    """Make a committed snapshot from what the block writes below a directory descriptor; nothing of it if it fails.
+
+    Until the block has ended well and all is on disk, nobody sees it.
+    """
+    driver = core.driver
+    row = core.catalog.begin(
+        name, Kind.COMMITTED, parent, labels="{}", owner=core.own("import"), max_depth=driver.capabilities.max_depth
+    )
+    try:
+        _faults.point("store.import.recorded")
+        core.create(row, None)
+        _faults.point("store.import.created")
+        with ExitStack() as stack:
+            stack.callback(leases.drop, leases.share(core.leases_fd, row.id))
+            directory = None if parent is not None else driver.unpack_directory(row.id)
+            if directory is None:
+                from cowstore import mounting
+
+                stack.callback(driver.release, row.id)
+                tree = stack.enter_context(mounting.detached(driver.mounts(row.id, False)))
+                root_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
+            else:
+                root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root_fd)
+            birth = _Birth(root_fd)
+            yield birth
+            if directory is None:
+                driver.before_unmount(row.id, root_fd)
+        _faults.point("store.import.filled")
+        driver.seal(row.id)
+        _faults.point("store.import.sealed")
+        birth.snapshot = core.catalog.ready(row.id, labels=labels_to_text(birth.labels), durable=True)
+    except BaseException:
+        core.undo(row.id)
+        raise
+
+
+@contextmanager
+def opened(source: object) -> Iterator[BinaryIO]:
+    """Give a binary file object for a path, or the object itself."""
+    if hasattr(source, "read"):
+        yield source  # type: ignore[misc]
+        return
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        raise InvalidArgument(
+            f"the source must be a path or a binary file object, not {type(source).__name__}", argument="source"
+        )
+    path = os.fsdecode(source)
+    if os.path.isdir(path):
+        raise InvalidArgument(f"{path} is a directory, not an archive; use import_directory", argument="source")
+    with open(path, "rb") as file:
+        yield file
+
+
+def import_tar(core: Core, source: object, name: str) -> Snapshot:
+    """Make the committed *name* from an archive."""
+    from cowstore.layers.compression import open_stream
+    from cowstore.layers.extract import Whiteouts, extract
+
+    what = getattr(source, "name", source)
+    with core.doing("import", str(what)), opened(source) as file, born(core, name) as birth:
+        with open_stream(file) as stream:
+            extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, **_policy())
+            birth.labels[DIGEST_LABEL] = stream.digest
+        _report(str(what), extracted.skipped.counts())
+    return birth.snapshot
+
+
+def _policy() -> dict[str, object]:
+    """Say what becomes of foreign owners and device nodes: an ordinary user can make neither."""
+    from cowstore.layers.extract import Devices, Owners
+
+    if os.geteuid() == 0 and _maps_all_ids():
+        return {}
+    return {"owners": Owners.CALLER, "devices": Devices.SKIP}
+
+
+def _maps_all_ids() -> bool:
+    """Tell whether this user namespace knows more than one user id."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) > 1
+
+
+def _report(what: str, skipped: dict[str, int]) -> None:
+    """Say how much was left out or changed on the way in."""
+    if any(skipped.values()):
+        from cowstore._log import logger
+
+        counted = ", ".join(f"{count} {sort}" for sort, count in skipped.items() if count)
+        logger(__name__).warning("importing %s: left out or changed: %s", what, counted)
+
+
+def import_directory(core: Core, source: str, name: str) -> Snapshot:
+    """Make the committed *name* as a copy of a directory."""
+    from cowstore.trees.copy import copy_tree
+
+    whole = os.geteuid() == 0 and _maps_all_ids()
+    with core.doing("import", source), ExitStack() as stack:
+        fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        if os.path.realpath(core.root).startswith(os.path.join(os.path.realpath(source), "")):
+            raise InvalidArgument(f"cannot import {source}: the store {core.root} lies inside it", argument="source")
+        birth = stack.enter_context(born(core, name))
+        counted = copy_tree(fd, birth.root_fd, owners=whole, devices=whole)
+        _report(source, counted.skipped())
+    return birth.snapshot
+
+
+def adopt(core: Core, name: str, path: str) -> Snapshot:
+    """Make the committed *name* whose tree is the directory *path*."""
+    owner = core.own("adopt")
+    with core.doing("adopt", path):
+        if not os.path.isdir(path):
+            raise InvalidArgument(f"cannot adopt {path}: it is not a directory", argument="path")
+        row = core.catalog.begin(
+            name, Kind.COMMITTED, None, labels=labels_to_text({SOURCE_LABEL: printable(path)}), owner=owner
+        )
+        try:
+            _faults.point("store.adopt.recorded")
+            core.free_id(row)
+            core.driver.adopt(row.id, path)
+            _faults.point("store.adopt.adopted")
+            return core.catalog.ready(row.id, durable=True)
+        except BaseException:
+            core.undo(row.id)
+            raise
+
+
+def printable(path: str) -> str:
+    """Return a path as text that any catalog can hold; bytes that are not UTF-8 show as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,453 @@
+"""The catalog: one SQLite file that knows every snapshot, and what is being done to it by whom.
+
+A row is written *before* the kernel is touched, in one of the states below, and again after. What a power cut may take
+(a row of ``prepare``) is written without a sync, since the driver can find the data again; what it may not (the record
+of ``commit``, the intent of ``remove``) with one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import contextmanager
+from threading import RLock
+
+from cowstore._rows import COMMITTING, CREATING, READY, REMOVING, SCHEMA, SELECT, Row, translated
+from cowstore.errors import (
+    AlreadyExists,
+    CowstoreError,
+    HasChildren,
+    NotFound,
+    StoreCorrupt,
+    StoreMismatch,
+    Unsupported,
+    WrongKind,
+)
+from cowstore.model import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowstore.model import Snapshot
+
+_PAGE = 500
+
+
+class Catalog:
+    """An open catalog. Safe from threads; a forked child gets a connection of its own on first use."""
+
+    def __init__(self, path: str, *, read_only: bool = False, volatile: bool = False) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.volatile = volatile
+        self._lock = RLock()
+        self._pid = -1
+        self._durable: bool | None = None
+        self._database: sqlite3.Connection | None = None
+        self._closed = False
+        with translated(path):
+            self._check()
+
+    def _check(self) -> None:
+        """Refuse a catalog that is empty, damaged, or written by a newer cowstore."""
+        version = self._connection().execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            raise StoreCorrupt(
+                f"the catalog {self.path} is empty; put back a copy, or remove the store's directory", path=self.path
+            )
+        if version != SCHEMA:
+            raise StoreMismatch(
+                f"the catalog {self.path} has schema {version}, this cowstore knows schema {SCHEMA}; "
+                "use the version that wrote it",
+                expected=str(SCHEMA),
+                found=str(version),
+            )
+
+    def _connection(self) -> sqlite3.Connection:
+        pid = os.getpid()
+        if self._database is not None and self._pid == pid:
+            return self._database
+        if self._closed:
+            raise CowstoreError(f"the store of the catalog {self.path} is closed; open it again")
+        if self._database is not None:
+            # In a forked child: SQLite forbids even closing what the parent opened, so it is kept and never touched.
+            _ORPHANS.append(self._database)
+            self._lock = RLock()
+        if self.read_only:
+            from urllib.parse import quote
+
+            self._database = sqlite3.connect(
+                f"file:{quote(os.fsencode(self.path))}?mode=ro",
+                uri=True,
+                timeout=60,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        else:
+            if not os.path.exists(self.path):
+                raise StoreCorrupt(
+                    f"the catalog {self.path} is gone; put back a copy, or remove the store's directory", path=self.path
+                )
+            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._pid = pid
+        self._durable = None
+        self._database.execute("PRAGMA foreign_keys=ON")
+        return self._database
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is fine."""
+        with self._lock:
+            database, self._database = self._database, None
+            self._closed = True
+            if database is not None and self._pid == os.getpid():
+                database.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, translated(self.path):
+            yield self._connection()
+
+    @contextmanager
+    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction; *durable*: when it ends, a power cut does not take it back."""
+        with self._lock, translated(self.path):
+            connection = self._connection()
+            durable = durable and not self.volatile
+            if durable != self._durable:
+                level = "FULL" if durable else "OFF" if self.volatile else "NORMAL"
+                connection.execute(f"PRAGMA synchronous={level}")
+                self._durable = durable
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    # Facts of the store.
+
+    def meta(self) -> dict[str, str]:
+        """Return the facts of the store."""
+        with self._reading() as connection:
+            return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Record a fact of the store."""
+        with self._writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value)
+            )
+
+    # Looking.
+
+    def find(self, key: str) -> Row | None:
+        """Return the row of that key in whatever state, or None."""
+        with self._reading() as connection:
+            return _one(connection, "WHERE s.key = ?", key)
+
+    def get(self, key: str) -> Row:
+        """Return the row of a snapshot that is there.
+
+        :raises NotFound: no such key, or one that is only being made or removed.
+        """
+        row = self.find(key)
+        if row is None or row.state in {CREATING, REMOVING}:
+            raise NotFound(
+                f"there is no snapshot {key!r} in {os.path.dirname(self.path)}; `cowstore ls` lists them", key=key
+            )
+        return row
+
+    def by_id(self, id: int) -> Row | None:
+        """Return the row of that id in whatever state, or None."""
+        with self._reading() as connection:
+            return _one(connection, "WHERE s.id = ?", id)
+
+    def integrity(self) -> str:
+        """Return what SQLite's own check finds, or an empty string."""
+        with self._reading() as connection:
+            lines = [str(line) for (line,) in connection.execute("PRAGMA quick_check(10)")]
+            broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+        if broken:
+            lines.append(f"{len(broken)} rows name a parent that is not there")
+        return "; ".join(line for line in lines if line != "ok")
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]:
+        """Walk all rows by id, in every state. No transaction is held between two pages."""
+        while True:
+            with self._reading() as connection:
+                found = connection.execute(f"{SELECT} WHERE s.id > ? ORDER BY s.id LIMIT ?", (after, _PAGE)).fetchall()
+            for columns in found:
+                yield Row(columns)
+            if len(found) < _PAGE:
+                return
+            after = found[-1][0]
+
+    def unfinished(self) -> list[Row]:
+        """List the rows that name an owner: verbs under way, and ephemeral snapshots."""
+        with self._reading() as connection:
+            return [
+                Row(columns) for columns in connection.execute(f"{SELECT} WHERE s.owner IS NOT NULL ORDER BY s.id DESC")
+            ]
+
+    def counts(self) -> tuple[dict[Kind, int], int]:
+        """Count the snapshots of each kind, and the verbs under way."""
+        with self._reading() as connection:
+            found = dict(
+                connection.execute(
+                    "SELECT kind, count(*) FROM snapshots WHERE state IN (?, ?) GROUP BY kind", (READY, COMMITTING)
+                ).fetchall()
+            )
+            under_way = connection.execute("SELECT count(*) FROM snapshots WHERE state <> ?", (READY,)).fetchone()[0]
+        return {kind: found.get(kind.value, 0) for kind in Kind}, under_way
+
+    def children(self, id: int, limit: int = 10) -> list[str]:
+        """List keys of children of *id*, in every state."""
+        with self._reading() as connection:
+            return _children(connection, id, limit)
+
+    # Making.
+
+    def begin(
+        self,
+        key: str,
+        kind: Kind,
+        parent: str | None,
+        *,
+        labels: str,
+        owner: str,
+        ephemeral: bool = False,
+        size_bytes: int | None = None,
+        max_depth: int | None = None,
+    ) -> Row:
+        """Record the intent to make *key*; it stays invisible until :meth:`ready`.
+
+        :raises AlreadyExists: the key is taken. :raises NotFound: no such parent.
+        :raises WrongKind: the parent is not committed. :raises Unsupported: deeper than *max_depth* ancestors.
+        """
+        with self._writing() as connection:
+            self._check_free(connection, key)
+            above = None if parent is None else self._parent(connection, parent, max_depth)
+            now = time.time_ns()
+            connection.execute(
+                "INSERT INTO snapshots (key, kind, state, parent, depth, labels, created, updated, size_bytes, "
+                "ephemeral, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key, kind.value, CREATING, above and above.id, 0 if above is None else above.depth + 1, labels, now,
+                    now, size_bytes, int(ephemeral), owner,
+                ),
+            )  # fmt: skip
+            row = _one(connection, "WHERE s.key = ?", key)
+            assert row is not None
+            return row
+
+    def _check_free(self, connection: sqlite3.Connection, key: str) -> None:
+        found = connection.execute(
+            "SELECT key, state, next_key FROM snapshots WHERE key = ? OR next_key = ?", (key, key)
+        ).fetchone()
+        if found is None:
+            return
+        state = {CREATING: "being made", REMOVING: "being removed", READY: "there", COMMITTING: "being committed"}[
+            found[1]
+        ]
+        raise AlreadyExists(
+            f"the key {key!r} is taken: a snapshot of that name is {state}; choose another, or remove it", key=key
+        )
+
+    def _parent(self, connection: sqlite3.Connection, key: str, max_depth: int | None) -> Row:
+        row = _one(connection, "WHERE s.key = ?", key)
+        if row is None or row.state in {CREATING, REMOVING}:
+            raise NotFound(f"there is no snapshot {key!r} to be the parent; `cowstore ls` lists them", key=key)
+        if row.kind != Kind.COMMITTED:
+            raise WrongKind(
+                f"{key!r} cannot be a parent: it is {row.kind}, not committed; commit it first", key=key, kind=row.kind
+            )
+        if max_depth is not None and row.depth + 1 > max_depth:
+            raise Unsupported(
+                f"{key!r} has {row.depth} ancestors, and this driver takes {max_depth} layers; "
+                "squash some of them first",
+                feature="max_depth",
+            )
+        return row
+
+    def renumber(self, row: Row) -> int:
+        """Give a row in the making the next id, because something unknown lies where its data would go."""
+        with self._writing() as connection:
+            last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()[0]
+            id = int(last) + 1
+            connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'snapshots'", (id,))
+            connection.execute("UPDATE snapshots SET id = ? WHERE id = ?", (id, row.id))
+            return id
+
+    def reserve_ids(self, last: int) -> None:
+        """Never give out an id up to *last*."""
+        with self._writing() as connection:
+            changed = connection.execute(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'snapshots'", (last,)
+            ).rowcount
+            if changed == 0:
+                connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('snapshots', ?)", (last,))
+
+    def ready(self, id: int, *, labels: str | None = None, durable: bool = False) -> Snapshot:
+        """Publish a row in the making, with the labels it was begun with unless others are given."""
+        with self._writing(durable=durable) as connection:
+            connection.execute(
+                "UPDATE snapshots SET state = ?, labels = coalesce(?, labels), "
+                "owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
+                (READY, labels, id),
+            )
+            return self._get(connection, id)
+
+    def _get(self, connection: sqlite3.Connection, id: int) -> Snapshot:
+        row = _one(connection, "WHERE s.id = ?", id)
+        if row is None:
+            raise StoreCorrupt(
+                f"the row of id {id} has vanished from {self.path}; run `cowstore check`", path=self.path
+            )
+        return row.snapshot()
+
+    def drop(self, id: int) -> None:
+        """Forget a row. Its data are gone already."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM attachments WHERE id = ?", (id,))
+            connection.execute("DELETE FROM snapshots WHERE id = ?", (id,))
+
+    # Committing.
+
+    def begin_commit(self, key: str, name: str, *, labels: str, owner: str) -> Row:
+        """Record the intent to make the active *key* the committed *name*."""
+        with self._writing() as connection:
+            row = _one(connection, "WHERE s.key = ?", key)
+            if row is None or row.state in {CREATING, REMOVING}:
+                raise NotFound(f"there is no snapshot {key!r} to commit; `cowstore ls` lists them", key=key)
+            if row.kind != Kind.ACTIVE:
+                raise WrongKind(f"{key!r} cannot be committed: it is {row.kind}, not active", key=key, kind=row.kind)
+            if row.state == COMMITTING:
+                raise AlreadyExists(f"{key!r} is being committed already, as {row.next_key!r}", key=key)
+            self._check_free(connection, name)
+            connection.execute(
+                "UPDATE snapshots SET state = ?, next_key = ?, next_labels = ?, owner = ? WHERE id = ?",
+                (COMMITTING, name, labels, owner, row.id),
+            )
+            return row
+
+    def finish_commit(self, id: int) -> Snapshot:
+        """Record that the data of *id* are sealed: from now on it is the committed snapshot of its new name."""
+        with self._writing(durable=True) as connection:
+            now = time.time_ns()
+            connection.execute(
+                "UPDATE snapshots SET state = ?, kind = ?, key = next_key, labels = next_labels, next_key = NULL, "
+                "next_labels = NULL, owner = NULL, ephemeral = 0, created = ?, updated = ? WHERE id = ? AND state = ?",
+                (READY, Kind.COMMITTED.value, now, now, id, COMMITTING),
+            )
+            return self._get(connection, id)
+
+    def abort_commit(self, row: Row) -> None:
+        """Take back the intent: the snapshot is active again under its old key."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE snapshots SET state = ?, next_key = NULL, next_labels = NULL, owner = ? "
+                "WHERE id = ? AND state = ?",
+                (READY, row.owner, row.id, COMMITTING),
+            )
+
+    # Removing.
+
+    def begin_remove(self, key: str, *, owner: str) -> Row:
+        """Record the intent to remove *key*; it is invisible from now on. A removal that failed is found again.
+
+        :raises NotFound: no such key. :raises HasChildren: others descend from it.
+        """
+        with self._reading() as connection:
+            row = _one(connection, "WHERE s.key = ?", key)
+        if row is None or row.state == CREATING:
+            raise NotFound(f"there is no snapshot {key!r} to remove; `cowstore ls` lists them", key=key)
+        # An ephemeral snapshot goes after a power cut whatever the catalog remembers.
+        with self._writing(durable=not row.ephemeral and row.kind != Kind.VIEW) as connection:
+            row = _one(connection, "WHERE s.id = ? AND s.key = ?", row.id, key)
+            if row is None:
+                raise NotFound(
+                    f"there is no snapshot {key!r} to remove: somebody else just removed or committed it", key=key
+                )
+            if row.state == COMMITTING:
+                raise AlreadyExists(f"{key!r} cannot be removed: it is being committed as {row.next_key!r}", key=key)
+            children = _children(connection, row.id, 10)
+            if children:
+                raise HasChildren(
+                    f"cannot remove {key!r}: {', '.join(map(repr, children))} descend from it; remove them first",
+                    key=key,
+                    children=children,
+                )
+            connection.execute("UPDATE snapshots SET state = ?, owner = ? WHERE id = ?", (REMOVING, owner, row.id))
+            return row
+
+    # Changing.
+
+    def set_labels(self, key: str, labels: str) -> Snapshot:
+        """Replace the labels of *key*."""
+        with self._writing() as connection:
+            row = _one(connection, "WHERE s.key = ?", key)
+            if row is None or row.state in {CREATING, REMOVING}:
+                raise NotFound(f"there is no snapshot {key!r} to update; `cowstore ls` lists them", key=key)
+            now = max(time.time_ns(), row.updated + 1000)
+            connection.execute("UPDATE snapshots SET labels = ?, updated = ? WHERE id = ?", (labels, now, row.id))
+            return self._get(connection, row.id)
+
+    def set_size(self, id: int, size_bytes: int) -> Snapshot:
+        """Record the new size limit of *id*."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE snapshots SET size_bytes = ?, updated = ? WHERE id = ?", (size_bytes, time.time_ns(), id)
+            )
+            return self._get(connection, id)
+
+    # Mounts that outlive the process which made them (`cowstore mount`).
+
+    def attach(self, id: int, target: str, namespace: str) -> None:
+        """Record that *id* is mounted at *target* of a mount namespace, on somebody's behalf."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?, ?)", (_text(target), id, namespace))
+
+    def detach(self, target: str) -> None:
+        """Forget the mount at *target*."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM attachments WHERE target = ?", (_text(target),))
+
+    def attachments(self) -> list[tuple[str, int]]:
+        """List (target, id) of all recorded mounts."""
+        with self._reading() as connection:
+            return [(_path(target), id) for target, id in connection.execute("SELECT target, id FROM attachments")]
+
+    def attached(self, id: int) -> list[tuple[str, str]]:
+        """List (target, namespace) of the recorded mounts of *id*."""
+        with self._reading() as connection:
+            found = connection.execute("SELECT target, namespace FROM attachments WHERE id = ?", (id,))
+            return [(_path(target), namespace) for target, namespace in found]
+
+
+_ORPHANS: list[sqlite3.Connection] = []
+"""Connections that a fork brought along: never used, never closed, never collected."""
+
+
+def _one(connection: sqlite3.Connection, where: str, *values: object) -> Row | None:
+    columns = connection.execute(SELECT + where, values).fetchone()
+    return None if columns is None else Row(columns)
+
+
+def _children(connection: sqlite3.Connection, id: int, limit: int) -> list[str]:
+    return [
+        key
+        for (key,) in connection.execute("SELECT key FROM snapshots WHERE parent = ? ORDER BY id LIMIT ?", (id, limit))
+    ]
+
+
+def _text(path: str) -> bytes:
+    """Return a path as SQLite keeps it: bytes, since not every path is text."""
+    return os.fsencode(path)
+
+
+def _path(kept: bytes) -> str:
+    return os.fsdecode(kept)

@@ -1,0 +1,153 @@
+"""Leases: lock files that say, across processes and pid namespaces, who is alive and what is in use.
+
+``owners/<token>`` is locked exclusively by one open store from its first verb that writes until it is closed. A row of
+the catalog that is unfinished or ephemeral names that token, so whoever can take the lock knows that its owner is gone.
+
+``leases/<id>`` is locked shared by whoever has the snapshot mounted or runs a process on it, and exclusively, for a
+moment, by commit, remove and release.
+
+All are flock(2) locks of descriptors that nobody else shares: the kernel frees them when their holder dies, a second
+store in the same process is a stranger like any other, and a forked child gives up its copies at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+
+_held: set[int] = set()
+_watching = False
+
+
+def _keep(fd: int) -> int:
+    """Remember a locked descriptor, so that a forked child closes its copy."""
+    global _watching
+    if not _watching:
+        os.register_at_fork(after_in_child=_drop_all)
+        _watching = True
+    _held.add(fd)
+    return fd
+
+
+def _drop_all() -> None:
+    for fd in _held:
+        with suppress(OSError):
+            os.close(fd)
+    _held.clear()
+
+
+def held() -> set[int]:
+    """Return the descriptors of all locks this process holds."""
+    return _held
+
+
+def drop(fd: int) -> None:
+    """Give up a lock that one of the functions below returned. In a forked child nothing is left to give up."""
+    if fd in _held:
+        _held.discard(fd)
+        os.close(fd)
+
+
+def _lock(directory_fd: int, name: str, operation: int, *, make: bool = True) -> int | None:
+    """Lock a file of that name: its descriptor, or None if somebody holds it (non-blocking) or it is not there."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+    while True:
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, operation)
+            # Between open and flock the last holder may have removed the name: then this lock means nothing.
+            if os.fstat(fd).st_nlink:
+                return _keep(fd)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def open_store(root: str) -> int:
+    """Open the store's directory under a shared lock, which tells ``destroy`` that somebody has the store open."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    except BaseException:
+        os.close(fd)
+        raise
+    return _keep(fd)
+
+
+def take_owner(directory_fd: int) -> tuple[str, int]:
+    """Make and lock a new owner's file; returns its token and the descriptor."""
+    while True:
+        token = os.urandom(8).hex()
+        fd = _lock(directory_fd, token, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fd is not None:
+            return token, fd
+
+
+def take_dead_owner(directory_fd: int, token: str) -> int | None:
+    """Lock the file of an owner that is gone; None while it lives, or while somebody else cleans up after it."""
+    return _lock(directory_fd, token, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_dead(directory_fd: int, token: str) -> bool:
+    """Tell whether nobody holds the owner's lock, writing nothing."""
+    try:
+        fd = os.open(token, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def forget_owner(directory_fd: int, token: str, fd: int) -> None:
+    """Remove the file of an owner, whose lock is held, and give up the lock."""
+    _unlink(directory_fd, token)
+    drop(fd)
+
+
+def share(directory_fd: int, id: int) -> int:
+    """Hold a snapshot: it is busy until the descriptor is dropped. Waits while a commit or removal is under way."""
+    fd = _lock(directory_fd, str(id), fcntl.LOCK_SH)
+    assert fd is not None
+    return fd
+
+
+def seize(directory_fd: int, id: int) -> int | None:
+    """Take a snapshot for oneself; None while somebody holds it."""
+    return _lock(directory_fd, str(id), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def upgrade(fd: int) -> bool:
+    """Turn a shared lock into an exclusive one; False, and the lock may be gone, while somebody else holds it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def forget(directory_fd: int, id: int, fd: int) -> None:
+    """Remove the file of a snapshot that is gone, whose exclusive lock is held, and give up the lock."""
+    _unlink(directory_fd, str(id))
+    drop(fd)
+
+
+def _unlink(directory_fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory_fd)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise

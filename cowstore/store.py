@@ -1,0 +1,415 @@
+"""The Store: who is whose child, who holds what, and what has been promised. It knows keys; the driver knows ids."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+
+from cowstore import _faults, leases
+from cowstore._rows import COMMITTING, labels_to_text
+from cowstore._values import check_key, check_labels, check_size
+from cowstore.errors import Busy, NotFound, WrongKind
+from cowstore.model import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+    from typing import Self
+
+    from cowstore._core import Core
+    from cowstore._leased import Lease
+    from cowstore._rows import Row
+    from cowstore.model import Capabilities, Mount, Snapshot
+    from cowstore.results import Change, Finding, Status, Usage
+
+    Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class Store:
+    """A directory of snapshots on one driver. Made by :func:`cowstore.open`; a context manager.
+
+    All verbs may be called from any thread, and any number of processes may share the directory. Every verb raises
+    :class:`~cowstore.errors.CowstoreError` classes only; each leaves what it found when it fails.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Only :func:`cowstore.open` makes stores."""
+        self._core = core
+        self._kept: dict[str, list[Lease]] = {}
+
+    # Life.
+
+    @property
+    def root(self) -> str:
+        """Absolute path of the store's directory."""
+        return self._core.root
+
+    @property
+    def driver_name(self) -> str:
+        """Name of the driver the store belongs to."""
+        return self._core.driver_type.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store's driver can do here."""
+        return self._core.driver.capabilities
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up all leases of this store, remove its ephemeral snapshots, and let go. Closing twice is fine."""
+        core = self._core
+        with core.lock, ExitStack() as stack:
+            stack.callback(core.close)
+            kept, self._kept = self._kept, {}
+            if core.forked or core.closed:
+                return
+            if core.token:
+                stack.callback(self._remove_ephemeral)
+            for held in kept.values():
+                for lease in held:
+                    stack.callback(lease.close)
+
+    def _remove_ephemeral(self) -> None:
+        for row in self._core.catalog.unfinished():
+            if row.owner == self._core.token and row.ephemeral:
+                # Busy: somebody else holds it, and the next open after that one has ended removes it.
+                with suppress(NotFound, Busy):
+                    self.remove(row.key)
+
+    # Making.
+
+    def prepare(
+        self,
+        key: str,
+        parent: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        size_bytes: int | None = None,
+        ephemeral: bool = False,
+    ) -> Snapshot:
+        """Make a writable snapshot of the committed *parent*, or an empty one.
+
+        :param size_bytes: the most it may hold, in bytes, where the driver enforces sizes.
+        :param ephemeral: it goes when this store is closed or its process ends.
+        :raises AlreadyExists: the key is taken. :raises NotFound: no such parent. :raises WrongKind: the parent is not
+            committed. :raises Unsupported: too deep, or sizes are not enforced here. :raises OutOfSpace: no room.
+        """
+        return self._make(
+            "prepare", key, Kind.ACTIVE, parent, labels, size_bytes=check_size(size_bytes), ephemeral=ephemeral
+        )
+
+    def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
+        """Make a read-only snapshot of the committed *parent*.
+
+        :raises AlreadyExists: the key is taken. :raises NotFound: no such parent. :raises WrongKind: the parent is not
+            committed.
+        """
+        check_key(parent, "parent")
+        return self._make("view", key, Kind.VIEW, parent, labels)
+
+    def _make(
+        self,
+        verb: str,
+        key: str,
+        kind: Kind,
+        parent: str | None,
+        labels: Mapping[str, str] | None,
+        *,
+        size_bytes: int | None = None,
+        ephemeral: bool = False,
+    ) -> Snapshot:
+        check_key(key)
+        owner = self._core.own(verb)
+        with self._core.doing(verb, key):
+            row = self._core.catalog.begin(
+                key, kind, parent, labels=labels_to_text(check_labels(labels)), owner=owner, ephemeral=ephemeral,
+                size_bytes=size_bytes, max_depth=self._core.driver.capabilities.max_depth,
+            )  # fmt: skip
+            try:
+                _faults.point(f"store.{verb}.recorded")
+                if kind is Kind.ACTIVE:
+                    self._core.create(row, size_bytes)
+                _faults.point(f"store.{verb}.created")
+                return self._core.catalog.ready(row.id)
+            except BaseException:
+                self._core.undo(row.id, has_data=kind is Kind.ACTIVE)
+                raise
+
+    def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
+        """Make the active *key* the committed *name*; *key* is gone afterwards. Labels are not inherited.
+
+        When it returns, a power cut loses nothing of it (unless the store is volatile).
+
+        :raises NotFound: no such key. :raises WrongKind: not active. :raises AlreadyExists: the name is taken.
+        :raises Busy: a lease of it is held.
+        """
+        check_key(name, "name")
+        check_key(key)
+        owner = self._core.own("commit")
+        text = labels_to_text(check_labels(labels))
+        with self._core.doing("commit", key), ExitStack() as stack:
+            row = self._core.catalog.get(key)
+            if row.kind != Kind.ACTIVE:
+                raise WrongKind(f"{key!r} cannot be committed: it is {row.kind}, not active", key=key, kind=row.kind)
+            stack.callback(leases.drop, self._core.seize(row, "commit"))
+            row = self._core.catalog.begin_commit(key, name, labels=text, owner=owner)
+            try:
+                _faults.point("store.commit.recorded")
+                self._core.driver.seal(row.id)
+                _faults.point("store.commit.sealed")
+            except BaseException:
+                self._core.catalog.abort_commit(row)
+                raise
+            return self._core.catalog.finish_commit(row.id)
+
+    def remove(self, key: str, *, wait: bool = False) -> None:
+        """Remove a snapshot. One whose removal failed before can be removed again.
+
+        :param wait: return only when its space has been given back.
+        :raises NotFound: no such key. :raises HasChildren: others descend from it. :raises Busy: a lease of it is held.
+        """
+        from cowstore._removing import remove
+
+        with self._core.doing("remove", check_key(key)):
+            remove(self._core, key, wait=wait)
+
+    # Looking.
+
+    def stat(self, key: str) -> Snapshot:
+        """Return the snapshot of that key.
+
+        :raises NotFound: there is none.
+        """
+        check_key(key)
+        return self._core.catalog.get(key).snapshot()
+
+    def walk(
+        self,
+        *,
+        kind: Kind | str | None = None,
+        parent: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+    ) -> Iterator[Snapshot]:
+        """Iterate over the snapshots in order of their making; others may be made and removed meanwhile.
+
+        :param kind: only those of that kind. :param parent: only children of that key.
+        :param labels: only those with all these labels; a value of None asks for the label whatever its value.
+        """
+        wanted = None if kind is None else Kind(kind)
+        return self._walk(wanted, parent, dict(labels or {}))
+
+    def _walk(self, kind: Kind | None, parent: str | None, labels: dict[str, str | None]) -> Iterator[Snapshot]:
+        for row in self._core.catalog.rows():
+            if row.state not in {"ready", COMMITTING} or (kind is not None and row.kind != kind):
+                continue
+            if parent is not None and row.parent_key != parent:
+                continue
+            snapshot = row.snapshot()
+            if all(
+                name in snapshot.labels and value in {None, snapshot.labels[name]} for name, value in labels.items()
+            ):
+                yield snapshot
+
+    def update(self, key: str, labels: Mapping[str, str]) -> Snapshot:
+        """Replace the labels of *key*.
+
+        :raises NotFound: there is none.
+        """
+        check_key(key)
+        self._core.own("update")
+        return self._core.catalog.set_labels(key, labels_to_text(check_labels(labels)))
+
+    def usage(self, key: str) -> Usage:
+        """Measure what *key* takes by itself, its parents excluded. A view takes nothing."""
+        from cowstore.results import Usage
+
+        row = self._core.catalog.get(check_key(key))
+        if row.kind == Kind.VIEW:
+            return Usage(size_bytes=0, inodes=0)
+        with self._core.doing("measure", key), self.leased(key):
+            return self._core.driver.usage(row.id)
+
+    def changes(self, key: str, base: str | None = None) -> Iterator[Change]:
+        """Iterate over what differs in *key* from *base* (by default its parent), sorted by path."""
+        row = self._core.catalog.get(check_key(key))
+        below = row.parent if base is None else self._core.catalog.get(check_key(base, "base")).data_id
+        return self._changes(row, key, base, below)
+
+    def _changes(self, row: Row, key: str, base: str | None, below: int | None) -> Iterator[Change]:
+        if row.data_id == below:
+            return
+        with self._core.doing("compare", key), ExitStack() as stack:
+            for held in (key,) if base is None else (key, base):
+                stack.enter_context(self.leased(held)).acquiring()
+            yield from self._core.driver.changes(row.data_id, below)
+
+    def set_size(self, key: str, size_bytes: int) -> Snapshot:
+        """Change the most that the active *key* may hold, mounted or not.
+
+        :raises WrongKind: not active. :raises Unsupported: sizes are not enforced, or the driver cannot shrink.
+        """
+        check_size(size_bytes)
+        self._core.own("set the size of")
+        row = self._core.catalog.get(check_key(key))
+        if row.kind != Kind.ACTIVE:
+            raise WrongKind(f"cannot set the size of {key!r}: it is {row.kind}, not active", key=key, kind=row.kind)
+        with self._core.doing("set the size of", key):
+            self._core.driver.resize(row.id, size_bytes)
+            return self._core.catalog.set_size(row.id, size_bytes)
+
+    # Mounts.
+
+    def leased(self, key: str) -> AbstractContextManager[Lease]:
+        """Hold *key* for the length of the block, with the mounts that realise it; it is busy meanwhile.
+
+        :raises NotFound: there is none.
+        """
+        from cowstore._leased import leased
+
+        return leased(self._core, check_key(key))
+
+    def mounts(self, key: str) -> tuple[Mount, ...]:
+        """Describe the mounts that realise *key*, for a caller who mounts; it is busy until :meth:`release`.
+
+        :raises NotFound: there is none.
+        """
+        from cowstore._leased import Lease
+
+        with self._core.doing("describe the mounts of", key):
+            lease = Lease(self._core, check_key(key))
+            with self._core.lock:
+                self._kept.setdefault(key, []).append(lease)
+            return lease.mounts
+
+    def release(self, key: str) -> None:
+        """Give up what one :meth:`mounts` acquired; the caller has unmounted. Without one, nothing happens."""
+        check_key(key)
+        with self._core.lock:
+            kept = self._kept.get(key, [])
+            lease = kept.pop() if kept else None
+            if not kept:
+                self._kept.pop(key, None)
+        if lease is None:
+            self._core.catalog.get(key)
+            return
+        with self._core.doing("release", key):
+            lease.close()
+
+    def mounted(self, key: str) -> AbstractContextManager[pathlib.Path]:
+        """Mount *key* for the length of the block, below the store, private, under a lease; gives the path of its root.
+
+        :raises NotFound: there is none. :raises Unsupported: this process may not mount; says how it can.
+        """
+        from cowstore._leased import mounted
+
+        return mounted(self._core, check_key(key))
+
+    def attach(self, key: str, target: Source) -> None:
+        """Mount *key* at the directory *target*, to stay until :meth:`detach`, beyond the life of this process."""
+        from cowstore._leased import attach
+
+        self._core.own("mount")
+        with self._core.doing("mount", key):
+            attach(self._core, check_key(key), os.path.realpath(os.fsdecode(target)))
+
+    def detach(self, target: Source) -> str:
+        """Unmount what :meth:`attach` mounted at *target*; returns the key."""
+        from cowstore._leased import detach
+
+        path = os.path.realpath(os.fsdecode(target))
+        self._core.own("unmount")
+        with self._core.doing("unmount", path):
+            return detach(self._core, path)
+
+    # Bringing in.
+
+    def import_tar(self, source: object, *, name: str) -> Snapshot:
+        """Make the committed *name* from a root file system's archive, plain or compressed.
+
+        :param source: a path, or a binary file object read to its end.
+        :raises InvalidLayer: broken or hostile; nothing is left. :raises OutOfSpace: no room; nothing is left.
+        """
+        from cowstore._importing import import_tar
+
+        return import_tar(self._core, source, check_key(name, "name"))
+
+    def import_directory(self, source: Source, *, name: str) -> Snapshot:
+        """Make the committed *name* as a copy of the directory *source*, mounts below it left out."""
+        from cowstore._importing import import_directory
+
+        return import_directory(self._core, os.fsdecode(source), check_key(name, "name"))
+
+    def adopt(self, name: str, path: Source) -> Snapshot:
+        """Make the committed *name* whose tree is the directory *path* itself, read-only by agreement.
+
+        :raises Unsupported: the driver keeps all trees itself.
+        """
+        from cowstore._importing import adopt
+
+        return adopt(self._core, check_key(name, "name"), os.path.realpath(os.fsdecode(path)))
+
+    # The whole.
+
+    def status(self) -> Status:
+        """Tell the driver, the pool, and totals."""
+        from cowstore.results import Status
+
+        snapshots, in_flight = self._core.catalog.counts()
+        with self._core.doing("look at", self.root):
+            return Status(
+                root=self.root,
+                driver=self.driver_name,
+                volatile=self._core.volatile,
+                read_only=self._core.read_only,
+                snapshots=snapshots,
+                in_flight=in_flight,
+                capabilities=self._core.driver.capabilities,
+                driver_status=self._core.driver.status(),
+            )
+
+    def check(self, *, repair: bool = False) -> tuple[Finding, ...]:
+        """Compare catalog, driver and disk; empty when all is well.
+
+        :param repair: mend, or remove, only what is named.
+        """
+        from cowstore._checking import check
+
+        if repair:
+            self._core.own("repair")
+        with self._core.doing("check", self.root):
+            return tuple(check(self._core, repair=repair))
+
+    def cleanup(self) -> tuple[str, ...]:
+        """Finish or undo what dead processes left, wait until removed space is given back; tells what was removed."""
+        from cowstore._recovery import recover
+
+        self._core.own("clean up")
+        with self._core.doing("clean up", self.root):
+            removed = tuple(recover(self._core))
+            self._core.driver.drain()
+            return removed
+
+    def destroy(self) -> None:
+        """Remove the whole store: all snapshots, the pool with its devices or subvolumes, and the directory.
+
+        :raises Busy: a lease of any snapshot is held.
+        """
+        from cowstore._recovery import destroy
+
+        self._core.own("destroy")
+        with self._core.doing("destroy", self.root):
+            kept, self._kept = self._kept, {}
+            for held in kept.values():
+                for lease in held:
+                    lease.close()
+            destroy(self._core)
