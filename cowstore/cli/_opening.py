@@ -37,6 +37,6 @@ def open_to_read(arguments: argparse.Namespace) -> Store:
 
 def location(arguments: argparse.Namespace) -> str:
     """Return the absolute path of the store, whether it is there or not."""
-    from cowstore.store import default_root
+    from cowstore._opening import default_root
 
     return os.path.abspath(arguments.store or default_root())

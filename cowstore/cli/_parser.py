@@ -142,7 +142,8 @@ def _add_looking(command: Callable[..., Parser]) -> None:
     )
 
     made = command("ls", "_looking:ls", "list the snapshots")
-    made.add_argument("--kind", choices=("active", "view", "committed"), help="only those of this kind")
+    kinds = ("active", "view", "committed")
+    made.add_argument("--kind", metavar="KIND", choices=kinds, help="only active, view or committed ones")
     made.add_argument("--parent", metavar="KEY", help="only the children of this snapshot")
     _add_label(made, "only those with this label")
 

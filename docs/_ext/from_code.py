@@ -1,0 +1,162 @@
+"""Writes the pages whose content the code knows: the table of drivers, and the reference of the commands.
+
+They are written to docs/_generated before Sphinx reads anything, and included by the pages that show them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sphinx.application import Sphinx
+
+    from cowstore.driver import Driver
+
+GENERATED = Path(__file__).resolve().parent.parent / "_generated"
+
+CAPABILITIES = {
+    "instant_create": "a child costs the same whatever the parent's size",
+    "max_depth": "committed ancestors a snapshot may have",
+    "size_limits": "enforces `size_bytes`",
+    "shares_page_cache": "a parent's file is cached once for all children",
+    "directory_rename": "a directory of a parent can be renamed",
+    "adopts": "takes a directory outside the store as a layer",
+    "volatile_mounts": "throw-away snapshots are not synced",
+    "rootless": "works for an ordinary user",
+    "inode_usage": "`usage` counts inodes",
+    "kernel_changes": "`changes` asks the kernel instead of comparing two trees",
+}
+"""Each capability in words, in the order of the table. A test compares it with the data class."""
+
+
+def drivers() -> Iterator[type[Driver]]:
+    """Yield the built-in drivers that this version has."""
+    from cowstore.drivers import BUILT_IN, load
+
+    for name in BUILT_IN:
+        try:
+            yield load(name)
+        except (ModuleNotFoundError, AttributeError):  # a driver on its way into this version
+            continue
+
+
+README = GENERATED.parent.parent / "README.md"
+README_START, README_END = "<!-- drivers: made by docs/_ext/from_code.py -->\n", "<!-- end of drivers -->"
+
+
+def readme_with_drivers() -> str:
+    """Return the README with its table of drivers as the code has them."""
+    before, _, rest = README.read_text().partition(README_START)
+    _, _, after = rest.partition(README_END)
+    return f"{before}{README_START}\n{driver_summary()}\n{README_END}{after}"
+
+
+def driver_summary() -> str:
+    """Return the short table of the README: driver, mechanism, and what most ask first."""
+    rows = [
+        (
+            f"[`{driver.name}`](docs/drivers/{driver.name}.md)",
+            mechanism(driver),
+            _cell(driver.capabilities.max_depth),
+            _cell(driver.capabilities.rootless),
+            _cell(driver.capabilities.size_limits),
+        )
+        for driver in drivers()
+    ]
+    return _table(("driver", "mechanism", "layers deep", "rootless", "size limits"), rows)
+
+
+def capability_table() -> str:
+    """Return the table of every capability of every driver."""
+    found = list(drivers())
+    rows = [
+        (text, *(_cell(getattr(driver.capabilities, name)) for driver in found)) for name, text in CAPABILITIES.items()
+    ]
+    return _table(("", *(f"[`{driver.name}`]({driver.name}.md)" for driver in found)), rows)
+
+
+def mechanism(driver: type[Driver]) -> str:
+    """Return what a driver stands on: the first sentence of its class."""
+    first = (inspect.getdoc(driver) or "").split("\n\n")[0].replace("\n", " ")
+    return first.partition(". ")[0].rstrip(".")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "no limit"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(headings), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def commands(parser: argparse.ArgumentParser) -> str:
+    """Return the reference of a command line as definition lists."""
+    parts = [f"```text\n{parser.format_usage().removeprefix('usage: ')}```\n", f"{parser.description}\n"]
+    parts.extend(_arguments(parser))
+    for name, made in _commands_of(parser):
+        parts.append(f"### {parser.prog} {name}\n")
+        parts.append(f"```text\n{_own_usage(made)}```\n")
+        parts.append(f"{made.description}\n")
+        parts.extend(_arguments(made, without="global options"))
+    return "\n".join(parts)
+
+
+def _commands_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+def _own_usage(parser: argparse.ArgumentParser) -> str:
+    """Return the usage of a command without the options that all have."""
+    formatter = parser._get_formatter()
+    own = [action for action in parser._actions if not action.dest.startswith("after_")]
+    formatter.add_usage(None, own, [], prefix="")
+    return formatter.format_help()
+
+
+def _arguments(parser: argparse.ArgumentParser, *, without: str = "-") -> Iterator[str]:
+    for group in parser._action_groups:
+        if (group.title or "").startswith(without):
+            continue
+        for action in group._group_actions:
+            shown = action.help and action.help is not argparse.SUPPRESS
+            if shown and not isinstance(action, argparse._SubParsersAction):
+                value = "" if action.nargs == 0 else f" {action.metavar or action.dest}"
+                names = ", ".join(f"`{name}{value}`" for name in action.option_strings) or f"`{action.metavar}`"
+                yield f"{names}\n: {(action.help or '') % {**vars(action), 'prog': parser.prog}}\n"
+
+
+def write_all() -> None:
+    """Write the generated pages."""
+    GENERATED.mkdir(exist_ok=True)
+    pages = {
+        "capabilities.md": capability_table(),
+        "cowstore.md": commands(importlib.import_module("cowstore.cli._parser").build()),
+    }
+    for name, text in pages.items():
+        path = GENERATED / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the pages once the configuration is known, before any source is read."""
+    app.connect("config-inited", lambda _app, _config: write_all())
+    return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    README.write_text(readme_with_drivers())
