@@ -82,6 +82,7 @@ class MoveMountFlag(IntFlag):
 class FsmountFlag(IntFlag):
     """For the flags argument of `fsmount`; CLOEXEC is always added."""
 
+    NONE = 0
     CLOEXEC = 0x1
 
 
