@@ -64,7 +64,8 @@ _HOMES = {
     **dict.fromkeys(
         (
             "AlreadyExists", "Busy", "CowstoreError", "DriverUnavailable", "HasChildren", "InvalidArgument",
-            "InvalidImage", "InvalidLayer", "NotFound", "OutOfSpace", "StoreCorrupt", "StoreMismatch", "Unsupported", "WrongKind",
+            "InvalidImage", "InvalidLayer", "NotFound", "OutOfSpace", "StoreCorrupt", "StoreMismatch", "Unsupported",
+            "WrongKind",
         ),
         "errors",
     ),

@@ -135,13 +135,14 @@ def _is_there(root: str) -> bool:
         ) from error
     if CATALOG in entries:
         return True
-    unknown = {name for name in entries if not name.startswith(f"{CATALOG}.new-")} - _own_directories()
+    own = _own_directories()
+    if any(os.listdir(os.path.join(root, name)) for name in entries & own):
+        # Nothing is put into them before the catalog is there.
+        raise StoreCorrupt(
+            f"the catalog of the store {root} is gone; put back a copy of {CATALOG}", path=os.path.join(root, CATALOG)
+        )
+    unknown = {name for name in entries if not name.startswith(f"{CATALOG}.new-")} - own
     if unknown:
-        if {f"{CATALOG}-wal", "leases", MOUNT_POINTS} & entries:
-            raise StoreCorrupt(
-                f"the catalog of the store {root} is gone; put back a copy of {CATALOG}",
-                path=os.path.join(root, CATALOG),
-            )
         raise StoreMismatch(
             f"{root} is not empty and is no store (it holds {min(unknown)!r}); name an empty or a new directory",
             expected="a store, or an empty directory",
