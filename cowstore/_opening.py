@@ -9,7 +9,6 @@ from cowstore._core import Core
 from cowstore._leased import MOUNT_POINTS
 from cowstore._rows import create as create_catalog
 from cowstore.catalog import Catalog
-from cowstore.driver import options_from
 from cowstore.drivers import load
 from cowstore.errors import CowstoreError, DriverUnavailable, InvalidArgument, NotFound, StoreCorrupt, StoreMismatch
 from cowstore.store import Store
@@ -180,6 +179,18 @@ def _make(root: str, driver: str | None, options: Mapping[str, object]) -> None:
             "options": json.dumps({name: str(value) for name, value in options.items()}, sort_keys=True),
         },
     )
+
+
+def options_from(driver: type[Driver], given: Mapping[str, object]) -> object:
+    """Make the driver's options from names and values, the values typed or as text.
+
+    :raises InvalidArgument: an unknown name (the known ones are listed) or a value of the wrong sort.
+    """
+    if not given:
+        return driver.Options()
+    from cowstore.drivers._options import parse
+
+    return parse(driver.Options, driver.name, given)
 
 
 def _uuid() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from cowstore.model import Capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from typing import ClassVar
 
     from cowstore.model import Mount
@@ -220,18 +219,3 @@ class Driver(ABC):
     def remove_leftover(self, path: str) -> None:
         """Take away one path that :meth:`leftovers` listed."""
         raise Unsupported(f"cannot remove {path}: the {self.name} driver lists no leftovers", feature="leftovers")
-
-
-def options_from(driver: type[Driver], given: Mapping[str, object]) -> object:
-    """Make the driver's options from names and values, the values typed or as text.
-
-    :raises InvalidArgument: an unknown name (the known ones are listed) or a value of the wrong sort.
-    """
-    from cowstore.drivers._options import parse
-
-    return parse(driver.Options, driver.name, given)
-
-
-def absolute(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """Return *path* as absolute text, every byte kept by surrogateescape."""
-    return os.path.abspath(os.fsdecode(path))

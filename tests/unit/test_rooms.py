@@ -1,8 +1,10 @@
-"""The package is built in rooms, one above the other; a room imports only from itself and from those below it."""
+"""A line of code knows its room: a module imports only from rooms below its own."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,91 +14,96 @@ import cowstore
 PACKAGE = Path(cowstore.__file__).parent
 
 ROOMS = [
-    {"_version"},
-    {"_linux"},
-    {"model", "results", "errors", "_faults", "_log", "_values"},
-    {"trees", "mounting", "_programs"},
-    {"driver", "drivers._options"},
-    {"drivers", "layers"},
-    {"catalog", "_rows", "leases"},
-    {"store"},
-    {"runtime"},
-    {"testing", "cli"},
+    ["_linux"],
+    ["model", "results", "errors", "_faults", "_log", "_version", "_values"],
+    ["trees", "mounting", "_programs"],
+    ["driver"],
+    ["drivers", "layers"],
+    ["catalog", "_rows", "leases"],
+    ["store", "_core", "_leased", "_importing", "_removing", "_recovery", "_checking", "_opening"],
+    ["runtime"],
+    ["testing", "cli"],
 ]
-"""From the ground up. A module belongs to the room that names it, or else its package; other private modules beside
-the store are its parts."""
+"""From the ground up. Drivers and layers are side by side: neither imports the other."""
 
-APART = [("drivers", "layers"), ("layers", "drivers"), ("testing", "cli"), ("cli", "testing")]
-"""Neighbours in one room that do not know each other."""
-
-FACE = "cowstore"
-"""The package itself hands out names from every room, when they are asked for."""
-
-
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    del found[""]
-    return found
-
-
-def room(module: str) -> int | None:
-    name = module
-    while name:
-        for number, names in enumerate(ROOMS):
-            if name in names:
-                return number
-        name = name.rpartition(".")[0]
-    return room("store") if module.startswith("_") else None
+RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+HEAVY = (
+    "typing",
+    "pathlib",
+    "json",
+    "logging",
+    "subprocess",
+    "tempfile",
+    "shutil",
+    "hashlib",
+    "random",
+    "uuid",
+    "socket",
+)
+"""Modules that a run on an existing base must not pay for."""
 
 
-def imported(path: Path) -> set[str]:
-    """Return the modules of the package that a file imports at run time, anywhere in it."""
-
-    class Visitor(ast.NodeVisitor):
-        def __init__(self) -> None:
-            self.found: set[str] = set()
-
-        def visit_If(self, node: ast.If) -> None:
-            if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-                self.generic_visit(node)
-
-        def visit_Import(self, node: ast.Import) -> None:
-            self.found.update(name.name for name in node.names)
-
-        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-            assert node.module is not None, "no relative imports"
-            self.found.add(node.module)
-            self.found.update(f"{node.module}.{name.name}" for name in node.names)
-
-    visitor = Visitor()
-    visitor.visit(ast.parse(path.read_bytes()))
-    prefix = f"{FACE}."
-    return {name.removeprefix(prefix) for name in visitor.found if name.startswith(prefix)} & set(modules())
+def _imports(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, as dotted names below it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("cowstore.") for name in found if name.startswith("cowstore.")}
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_only_from_below(module: str) -> None:
-    own = room(module)
-    assert own is not None, f"give {module} a room"
-    for name in imported(modules()[module]):
-        other = room(name)
-        assert other is not None, f"give {name} a room"
-        assert other <= own, f"{module} imports {name}, which is above it"
-        assert (module.partition(".")[0], name.partition(".")[0]) not in APART, f"{module} imports {name}"
+def _modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def test_the_package_has_typing_information() -> None:
-    assert (PACKAGE / "py.typed").exists()
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert room in RANK, f"{room} has no place in the picture"
+    for name in _imports(path):
+        # What the package itself re-exports may be used by those above everything.
+        target = name.split(".")[0]
+        if target not in RANK:
+            assert RANK[room] >= RANK["store"], f"{path}: imports cowstore.{name}"
+            continue
+        beside = {room, target} == {"drivers", "layers"}
+        assert RANK[target] <= RANK[room], f"{path}: {room} imports cowstore.{name}, which is above it"
+        assert not beside, f"{path}: {room} imports cowstore.{name}, which is beside it"
 
 
-def test_public_names_are_what_type_checkers_see() -> None:
-    """What is listed is importable, and is what the type-checking block hands out."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_bytes())
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    shown = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert shown | {"__version__"} == set(cowstore.__all__)
+def _loaded(statement: str) -> set[str]:
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {statement}; print(*sys.modules)",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_is_light() -> None:
+    """Importing the package loads nothing but itself."""
+    bare = _loaded("pass")
+    assert {name for name in _loaded("import cowstore") - bare if name.split(".")[0] != "__future__"} == {
+        "cowstore",
+        "cowstore._version",
+    }
+
+
+def test_opening_a_store_pays_for_nothing_it_does_not_need() -> None:
+    bare = _loaded("import dataclasses, enum, sqlite3, ctypes, contextlib, threading")
+    loaded = _loaded("import cowstore._opening, cowstore.drivers.overlay, cowstore.mounting") - bare
+    assert loaded & set(HEAVY) == set()
+
+
+def test_every_public_name_is_there() -> None:
     for name in cowstore.__all__:
         assert getattr(cowstore, name) is not None
+    with pytest.raises(AttributeError):
+        cowstore.no_such_name  # noqa: B018
+    assert set(cowstore.__all__) <= set(dir(cowstore))
