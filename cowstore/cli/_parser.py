@@ -221,6 +221,15 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
     made.add_argument("--yes", action="store_true", help="do not ask; without a terminal nothing is asked either")
 
 
+    made = command(
+        "completion",
+        "_completion:completion",
+        "print what makes a shell complete this command's words",
+        "For bash: `source <(cowstore completion bash)`. The keys of snapshots are completed too.",
+    )
+    made.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+
+
 def _add_parent(made: Parser, metavar: str, dest: str, text: str) -> None:
     """Add one snapshot that may be given by position or by name."""
     made.add_argument(f"{dest}_by_position", metavar=metavar, nargs="?", help=text)

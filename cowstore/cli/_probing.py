@@ -53,8 +53,8 @@ def _ground(root: str) -> str | None:
 
 
 def _probe(name: str, scratch: str, arguments: argparse.Namespace) -> Probed:
+    from cowstore._opening import options_from
     from cowstore.cli._output import describe
-    from cowstore.driver import options_from
     from cowstore.drivers import load
 
     directory = os.path.join(scratch, name)

@@ -66,6 +66,12 @@ def _report(words: list[str]) -> int:
     from cowstore.cli._parser import UsageError, build, merge_globals
     from cowstore.errors import CowstoreError
 
+    if words[:2] == ["completion", "words"]:
+        # Asked by the scripts of `completion`. Not for the parser: the words are half a command line.
+        from cowstore.cli._completion import complete
+
+        complete(words[2:])
+        return 0
     try:
         arguments = build().parse_args(words)
         merge_globals(arguments)

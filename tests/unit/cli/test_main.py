@@ -41,7 +41,7 @@ HEAVY = {
 
 
 def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(  # type: ignore[call-overload]
         [*COWSTORE, *words], **{"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
     )
 
