@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Path: TypeAlias = str | bytes
 
 AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
 
 #: Numbers of the calls younger than the C libraries we must run on. From 403 on all architectures share one table
 #: (alpha excepted); what is older has a symbol in glibc and musl and is called by it, but for the few in `_OLDER`.

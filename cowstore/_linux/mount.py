@@ -305,24 +305,26 @@ def fsconfig_set_fd(fs: Fd, key: Path, fd: Fd) -> None:
 def fsconfig_create(fs: Fd) -> None:
     """Make (or find) the superblock that was configured.
 
+    A context does this once: it is of no use after a failure, not even after EINTR, which is therefore raised too.
+
     Raises:
         OSError: whatever the file system fails with; the note holds what it said.
 
     Source: fsconfig(2), FSCONFIG_CMD_CREATE.
     """
-    if retry(_fsconfig, number_of(fs), _CMD_CREATE, None, None, 0) == -1:
+    if _fsconfig(number_of(fs), _CMD_CREATE, None, None, 0) == -1:
         raise _context_error(fs, "fsconfig(2)", "create")
 
 
 def fsconfig_reconfigure(fs: Fd) -> None:
-    """Apply what was configured in a context of `fspick` to the live file system.
+    """Apply what was configured in a context of `fspick` to the live file system; once, as `fsconfig_create`.
 
     Raises:
         OSError: as `fsconfig_create`.
 
     Source: fsconfig(2), FSCONFIG_CMD_RECONFIGURE.
     """
-    if retry(_fsconfig, number_of(fs), _CMD_RECONFIGURE, None, None, 0) == -1:
+    if _fsconfig(number_of(fs), _CMD_RECONFIGURE, None, None, 0) == -1:
         raise _context_error(fs, "fsconfig(2)", "reconfigure")
 
 

@@ -13,7 +13,7 @@ import pytest
 from cowstore._linux import mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from enum import IntFlag
 
 FLAGS: dict[type[IntFlag], dict[str, int]] = {
@@ -138,6 +138,22 @@ def test_a_value_too_long_is_named_as_the_cause(context: tuple[socket.socket, so
     with pytest.raises(OSError) as caught:
         mount.fsconfig_set_string(user, "lowerdir+", "/" + "x" * 255)
     assert caught.value.__notes__ == ["fsconfig(2) lowerdir+: a value of 256 bytes; fsconfig takes 255"]
+
+
+@pytest.mark.parametrize("call", [mount.fsconfig_create, mount.fsconfig_reconfigure])
+def test_an_interrupted_context_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, context: tuple[socket.socket, socket.socket], call: Callable[[socket.socket], None]
+) -> None:
+    """The kernel answers EBUSY to the second attempt, which would hide what happened."""
+    codes = [errno.EINTR, errno.EBUSY]
+
+    def interrupted(*_: object) -> int:
+        ctypes.set_errno(codes.pop(0))
+        return -1
+
+    monkeypatch.setattr(mount, "_fsconfig", interrupted)
+    with pytest.raises(InterruptedError):
+        call(context[1])
 
 
 def test_mount_data_is_never_cut() -> None:
