@@ -69,7 +69,7 @@ def born(core: Core, name: str, parent: str | None = None) -> Iterator[_Birth]:
         _faults.point("store.import.filled")
         driver.seal(row.id)
         _faults.point("store.import.sealed")
-        birth.snapshot = core.catalog.ready(row.id, labels=labels_to_text(birth.labels), durable=True)
+        birth.snapshot = core.catalog.ready(row, labels=labels_to_text(birth.labels), durable=True)
     except BaseException:
         core.undo(row.id)
         raise
@@ -160,7 +160,7 @@ def adopt(core: Core, name: str, path: str) -> Snapshot:
             core.free_id(row)
             core.driver.adopt(row.id, path)
             _faults.point("store.adopt.adopted")
-            return core.catalog.ready(row.id, durable=True)
+            return core.catalog.ready(row, durable=True)
         except BaseException:
             core.undo(row.id)
             raise

@@ -42,9 +42,10 @@ CREATE INDEX children ON snapshots (parent);
 CREATE INDEX unfinished ON snapshots (owner) WHERE owner IS NOT NULL;
 CREATE TABLE attachments (
     target BLOB PRIMARY KEY,
-    id INTEGER NOT NULL REFERENCES snapshots (id),
+    id INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
     namespace TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX attached ON attachments (id);
 """
 
 COLUMNS = (

@@ -231,18 +231,20 @@ class Catalog:
         with self._writing() as connection:
             self._check_free(connection, key)
             above = None if parent is None else self._parent(connection, parent, max_depth)
+            depth = 0 if above is None else above.depth + 1
             now = time.time_ns()
-            connection.execute(
+            id = connection.execute(
                 "INSERT INTO snapshots (key, kind, state, parent, depth, labels, created, updated, size_bytes, "
                 "ephemeral, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    key, kind.value, CREATING, above and above.id, 0 if above is None else above.depth + 1, labels, now,
-                    now, size_bytes, int(ephemeral), owner,
+                    key, kind.value, CREATING, above and above.id, depth, labels, now, now, size_bytes, int(ephemeral),
+                    owner,
                 ),
-            )  # fmt: skip
-            row = _one(connection, "WHERE s.key = ?", key)
-            assert row is not None
-            return row
+            ).lastrowid  # fmt: skip
+            return Row((
+                id, key, kind.value, CREATING, above and above.id, above and above.key, depth, labels, now, now,
+                size_bytes, int(ephemeral), owner, None,
+            ))  # fmt: skip
 
     def _check_free(self, connection: sqlite3.Connection, key: str) -> None:
         found = connection.execute(
@@ -291,15 +293,21 @@ class Catalog:
             if changed == 0:
                 connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('snapshots', ?)", (last,))
 
-    def ready(self, id: int, *, labels: str | None = None, durable: bool = False) -> Snapshot:
+    def ready(self, row: Row, *, labels: str | None = None, durable: bool = False) -> Snapshot:
         """Publish a row in the making, with the labels it was begun with unless others are given."""
+        if labels is not None:
+            row.labels = labels
         with self._writing(durable=durable) as connection:
-            connection.execute(
-                "UPDATE snapshots SET state = ?, labels = coalesce(?, labels), "
-                "owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
-                (READY, labels, id),
+            changed = connection.execute(
+                "UPDATE snapshots SET state = ?, labels = ?, owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
+                (READY, row.labels, row.id),
+            ).rowcount
+        if not changed:
+            raise StoreCorrupt(
+                f"the row of id {row.id} has vanished from {self.path}; run `cowstore check`", path=self.path
             )
-            return self._get(connection, id)
+        row.state = READY
+        return row.snapshot()
 
     def _get(self, connection: sqlite3.Connection, id: int) -> Snapshot:
         row = _one(connection, "WHERE s.id = ?", id)
@@ -312,7 +320,6 @@ class Catalog:
     def drop(self, id: int) -> None:
         """Forget a row. Its data are gone already."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM attachments WHERE id = ?", (id,))
             connection.execute("DELETE FROM snapshots WHERE id = ?", (id,))
 
     # Committing.

@@ -140,7 +140,7 @@ class Store:
                 if kind is Kind.ACTIVE:
                     self._core.create(row, size_bytes)
                 _faults.point(f"store.{verb}.created")
-                return self._core.catalog.ready(row.id)
+                return self._core.catalog.ready(row)
             except BaseException:
                 self._core.undo(row.id, has_data=kind is Kind.ACTIVE)
                 raise
