@@ -1,0 +1,1 @@
+"""Directory trees by descriptor: compared, copied, measured and removed. Nothing here knows of stores."""

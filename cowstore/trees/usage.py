@@ -1,0 +1,57 @@
+"""Measuring a directory tree."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cowstore.trees._descent import Descent
+
+__all__ = ["measure"]
+
+
+def measure(dir_fd: int) -> tuple[int, int]:
+    """Measure what the tree at a directory descriptor takes.
+
+    A file with several names counts once, holes do not count, other file systems mounted inside do not either. What
+    vanishes meanwhile is not counted.
+
+    :returns: allocated bytes (blocks of 512 bytes as the file system counts them), and inodes, the root's included.
+    :raises OSError: as open(2), getdents(2), statx(2).
+    """
+    with Descent(dir_fd) as place:
+        root = os.fstat(place.fd)
+        size, inodes = root.st_blocks * 512, 1
+        linked: set[tuple[int, int]] = set()
+        waiting = [_list(place.fd)]
+        while True:
+            if not waiting[-1]:
+                waiting.pop()
+                if not waiting:
+                    return size, inodes
+                place.leave()
+                continue
+            name = waiting[-1].pop()
+            try:
+                found = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    place.enter(name)
+                    waiting.append(_list(place.fd))
+                elif found.st_nlink > 1:
+                    key = (found.st_dev, found.st_ino)
+                    if key in linked:
+                        continue
+                    linked.add(key)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    continue
+                raise
+            size += found.st_blocks * 512
+            inodes += 1
+
+
+def _list(fd: int) -> list[str]:
+    return os.listdir(fd)
