@@ -1,0 +1,494 @@
+"""Driver ``overlay``: an upper directory per snapshot, its ancestors' as lower ones.
+
+On disk, below the driver's directory::
+
+    <id>/fs        the snapshot's own layer; for an adopted one a symbolic link to the directory
+    <id>/work      overlay's scratch directory
+    <id>/parent    symbolic link to ../<parent's id>; an id without one has no parent
+    <id>/nested    there if the store lies below the adopted directory
+    new-<id>/      an id in the making, renamed when complete
+    empty/         lowest layer of a snapshot without parents, so that it is an overlay too
+    userxattr      there if the layers' marks are in user.overlay.*, as an ordinary user makes them
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from cowstore import _faults
+from cowstore.driver import Driver, NoOptions
+from cowstore.errors import DriverUnavailable, InvalidArgument, OutOfSpace, StoreCorrupt, Unsupported
+from cowstore.model import STACKED, Capabilities, Mount, MountFlag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cowstore.results import DriverStatus, FindingKind, Problem, Usage
+
+__all__ = ["NoOptions", "Overlay"]
+
+MAX_LOWERS = 500
+"""Lower layers the kernel takes. Source: OVL_MAX_STACK in fs/overlayfs/params.h."""
+
+EMPTY = "empty"
+USERXATTR = "userxattr"
+SCRATCH = ".probe-"
+
+BOOKKEEPING = ("trusted.overlay.", "user.overlay.")
+"""Extended attributes in which overlay keeps its marks."""
+
+_STATED = (
+    (b"index", b"off", "index"),
+    (b"redirect_dir", b"off", "redirect_dir"),
+    (b"metacopy", b"off", "metacopy"),
+    (b"xino", b"auto", "xino_auto"),
+)
+"""Options that are stated whatever the kernel's own defaults, and the module parameter by which it has them.
+
+index would tie an upper layer to the lower ones it was first used with; with redirect_dir or metacopy it would no
+longer hold all that changed. xino lets files on one file system and their copies on another look like one device's,
+which programs that stay on one file system count on; where that cannot be, auto is off.
+"""
+
+_NOT_FOR_USERS = frozenset((b"redirect_dir", b"metacopy"))
+"""Off with userxattr in any case, and refused as options beside it."""
+
+
+class Overlay(Driver):
+    """Snapshots are overlays. What differs from the law is the kernel's.
+
+    A program cannot rename(2) a directory that comes from a parent (EXDEV, as across file systems; ``mv`` copies then).
+    A file with several names loses those that were not written through, when it is first written to.
+    """
+
+    name = "overlay"
+    capabilities = Capabilities(
+        max_depth=MAX_LOWERS,
+        shares_page_cache=True,
+        directory_rename=False,
+        adopts=True,
+        volatile_mounts=True,
+        rootless=True,
+        kernel_changes=True,
+    )
+
+    def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
+        """Take hold of *directory*; on first use, find out in which attributes overlay can keep its marks here."""
+        super().__init__(directory, options, volatile=volatile, read_only=read_only)
+        self._raw = os.fsencode(directory) + b"/"
+        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stated: tuple[tuple[bytes, bytes], ...] | None = None
+        try:
+            if not read_only:
+                self._prepare_directory()
+            self.userxattr = self._has(USERXATTR)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare_directory(self) -> None:
+        try:
+            os.mkdir(EMPTY, 0o755, dir_fd=self._fd)
+        except FileExistsError:
+            return
+        _faults.point("overlay.open.made")
+        # What the directory would hand down to everything made in it is not part of any snapshot.
+        try:
+            os.removexattr(self.directory, "system.posix_acl_default")
+        except OSError as error:
+            if error.errno not in {errno.ENODATA, errno.ENOTSUP}:
+                raise
+        mode = os.stat(self.directory).st_mode
+        if mode & stat.S_ISGID:
+            os.chmod(self.directory, stat.S_IMODE(mode) & ~stat.S_ISGID)
+        if not keeps_trusted_marks(os.path.join(self.directory, EMPTY)):
+            os.close(os.open(USERXATTR, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
+
+    @classmethod
+    def probe(cls, directory: str, options: object) -> None:
+        """Mount small overlays in *directory*, and delete files, replace directories and mount volatile in them."""
+        from cowstore.drivers.overlay._probe import probe
+
+        probe(directory)
+
+    # Ids.
+
+    def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
+        """Make the three directories of *id*; they get their name when they are complete."""
+        if size_bytes is not None:
+            raise Unsupported(
+                f"cannot limit snapshot {id} to {size_bytes} bytes: the overlay driver does not enforce sizes here; "
+                "leave the size out, or use a driver whose capabilities list size_limits",
+                feature="size_limits",
+            )
+        new = f"new-{id}"
+        try:
+            self._start(new)
+            if parent is not None:
+                os.symlink(f"../{parent}", f"{new}/parent", dir_fd=self._fd)
+                _faults.point("overlay.create.linked")
+            os.mkdir(f"{new}/work", 0o700, dir_fd=self._fd)
+            _faults.point("overlay.create.work")
+            os.mkdir(f"{new}/fs", 0o755, dir_fd=self._fd)
+            _faults.point("overlay.create.fs")
+            if parent is None:
+                os.chmod(f"{new}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
+            else:
+                self._inherit(f"{new}/fs", f"{parent}/fs")
+            _faults.point("overlay.create.dressed")
+            self._finish(new, id)
+        except OSError as error:
+            self._give_up(new)
+            self._tell(error, f"make snapshot {id}")
+            raise
+
+    def _start(self, new: str) -> None:
+        try:
+            os.mkdir(new, 0o700, dir_fd=self._fd)
+        except FileExistsError:
+            self._remove(new)
+            os.mkdir(new, 0o700, dir_fd=self._fd)
+        _faults.point("overlay.create.made")
+
+    def _finish(self, new: str, id: int) -> None:
+        try:
+            os.rename(new, str(id), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            self._remove(new)  # made before: once is enough
+        _faults.point("overlay.create.renamed")
+
+    def _inherit(self, own: str, parents: str) -> None:
+        """Give a fresh root directory what the parent's has: the merged root is the upper one."""
+        fd = self._fd
+        found = os.stat(parents, dir_fd=fd)
+        if found.st_uid != os.geteuid() or found.st_gid != os.getegid():
+            os.chown(own, found.st_uid, found.st_gid, dir_fd=fd)
+        os.chmod(own, stat.S_IMODE(found.st_mode), dir_fd=fd)
+        source = self._raw + parents.encode()
+        for name in os.listxattr(source):
+            if not name.startswith(BOOKKEEPING):
+                try:
+                    os.setxattr(self._raw + own.encode(), name, os.getxattr(source, name))
+                except OSError as error:
+                    if error.errno not in {errno.ENOTSUP, errno.ENODATA}:
+                        raise
+        # Last: a root whose time differs would be a change.
+        os.utime(own, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=fd)
+
+    def seal(self, id: int) -> None:
+        """Write out the file system the layers are on."""
+        if self.volatile or self._is_adopted(str(id)):
+            return
+        from cowstore._linux.files import syncfs
+
+        fd = os.open(f"{id}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            syncfs(fd)
+        except OSError as error:
+            self._tell(error, f"write out snapshot {id}")
+            raise
+        finally:
+            os.close(fd)
+        _faults.point("overlay.seal.synced")
+
+    def remove(self, id: int) -> None:
+        """Remove the directories of *id*, finished or not. What was adopted stays as it is."""
+        self._remove(str(id))
+        _faults.point("overlay.remove.removed")
+        self._remove(f"new-{id}")
+
+    def _remove(self, name: str) -> None:
+        """Remove one id's directory; without reading any, where there is nothing in the layer."""
+        fd = self._fd
+        try:
+            try:
+                os.rmdir(f"{name}/fs", dir_fd=fd)
+            except FileNotFoundError:
+                if not self._has(name):
+                    return
+            if not self._remove_work(name):
+                self._take_mark_away(name)
+                os.rmdir(f"{name}/work/work", dir_fd=fd)
+                os.rmdir(f"{name}/work", dir_fd=fd)
+            _faults.point("overlay.remove.emptied")
+            try:
+                os.unlink(f"{name}/parent", dir_fd=fd)
+            except FileNotFoundError:
+                pass
+            os.rmdir(name, dir_fd=fd)
+        except OSError:
+            from cowstore.trees.remove import remove_tree
+
+            remove_tree(fd, name)
+
+    def _remove_work(self, name: str) -> bool:
+        """Remove the scratch directory as an overlay leaves it; False where it was used as a volatile one."""
+        for part in ("work/work", "work"):
+            try:
+                os.rmdir(f"{name}/{part}", dir_fd=self._fd)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return False
+        return True
+
+    def _give_up(self, new: str) -> None:
+        try:
+            self._remove(new)
+        except OSError as error:
+            from cowstore._log import logger
+
+            logger(__name__).warning("cannot remove %s/%s: %s", self.directory, new, error)
+
+    def adopt(self, id: int, path: str) -> None:
+        """Make *id* whose layer is a symbolic link to *path*."""
+        real = os.path.realpath(path)
+        own = os.path.realpath(self.directory)
+        if real == own or real.startswith(own + "/"):
+            raise InvalidArgument(f"cannot adopt {path}: it lies inside the store", argument="path")
+        new = f"new-{id}"
+        try:
+            self._start(new)
+            os.symlink(real, f"{new}/fs", dir_fd=self._fd)
+            _faults.point("overlay.adopt.linked")
+            if self._lies_below(real):
+                os.mkdir(f"{new}/nested", 0o700, dir_fd=self._fd)
+            _faults.point("overlay.adopt.tried")
+            self._finish(new, id)
+        except OSError as error:
+            self._give_up(new)
+            self._tell(error, f"adopt {path}")
+            raise
+
+    def _lies_below(self, path: str) -> bool:
+        """Find out whether the kernel takes *path* and a directory of the store as layers of one overlay.
+
+        It does not (ELOOP) where one lies below the other on one file system. Comparing paths would miss bind mounts.
+        """
+        from cowstore.mounting import detached
+
+        trial = self._overlay([os.fsencode(path), self._raw + EMPTY.encode()])
+        try:
+            detached((trial,)).close()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return True
+            raise
+        return False
+
+    # Mounts.
+
+    def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
+        """Describe the overlay of *id* over its ancestors."""
+        chain = self._chain(str(id))
+        last = chain[-1]
+        adopted = self._is_adopted(last)
+        lowers = [self._raw + name.encode() + b"/fs" for name in chain]
+        if read_only or (adopted and len(chain) == 1):
+            if adopted and len(chain) == 1:
+                return (Mount(type="bind", source=lowers[0], flags=MountFlag.RDONLY),)
+            own: tuple[tuple[bytes, bytes], ...] = ()
+        else:
+            own = self._own(lowers.pop(0), volatile=volatile or self.volatile)
+        if len(lowers) < (1 if own else 2):
+            lowers.append(self._raw + EMPTY.encode())
+        below: tuple[Mount, ...] = ()
+        if adopted and len(lowers) > 1 and self._has(f"{last}/nested"):
+            # Two layers on one file system, one below the other: the kernel takes them with an overlay between.
+            ground = Mount(type="tmpfs", source=b"tmpfs", options=((b"mode", b"755"), (b"size", b"4k")))
+            below = (ground, self._overlay([lowers[-1], STACKED]))
+            lowers[-1] = STACKED
+        elif len(lowers) > MAX_LOWERS:
+            split = len(lowers) - MAX_LOWERS
+            below = (self._overlay(lowers[split:]),)
+            lowers[split:] = [STACKED]
+        return (*below, self._overlay(lowers, own))
+
+    def _overlay(self, lowers: list[bytes], own: tuple[tuple[bytes, bytes], ...] = ()) -> Mount:
+        options = (*self.stated_options(), *[(b"lowerdir+", lower) for lower in lowers], *own)
+        flags = MountFlag.NONE if own else MountFlag.RDONLY
+        return Mount(type="overlay", source=b"overlay", options=options, flags=flags)
+
+    def _own(self, upper: bytes, *, volatile: bool) -> tuple[tuple[bytes, bytes], ...]:
+        """Describe the writable layer."""
+        work = upper[:-2] + b"work"
+        self._clear_mark(work)
+        own = ((b"upperdir", upper), (b"workdir", work))
+        return (*own, (b"volatile", b"")) if volatile else own
+
+    def _clear_mark(self, work: bytes) -> None:
+        """Take away the mark that a volatile mount left, with which the kernel would refuse to mount.
+
+        It stands for "not written out when the machine went down", and so means something only after that.
+        """
+        mark = work + b"/work/incompat/volatile"
+        try:
+            left = os.stat(mark).st_mtime
+        except FileNotFoundError:
+            return
+        where = os.fsdecode(work)
+        if left < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 60:
+            if not self.volatile:
+                raise StoreCorrupt(
+                    f"cannot mount {os.path.dirname(where)}: it was mounted as throw-away before the machine "
+                    f"restarted, and what was written to it may be damaged; remove the snapshot, or, to use it all "
+                    f"the same, delete {os.fsdecode(mark)}",
+                    path=where,
+                )
+            from cowstore._log import logger
+
+            logger(__name__).warning(
+                "%s was in use when the machine restarted and may be damaged (volatile store)", where
+            )
+        self._take_mark_away(os.path.basename(os.path.dirname(where)))
+
+    def _take_mark_away(self, name: str) -> None:
+        for remove, part in (
+            (os.unlink, "work/work/incompat/volatile/dirty"),
+            (os.rmdir, "work/work/incompat/volatile"),
+            (os.rmdir, "work/work/incompat"),
+        ):
+            try:
+                remove(f"{name}/{part}", dir_fd=self._fd)
+            except FileNotFoundError:
+                pass
+
+    def stated_options(self) -> tuple[tuple[bytes, bytes], ...]:
+        """List the options that every overlay of this store is mounted with."""
+        if self._stated is None:
+            try:
+                known = set(os.listdir("/sys/module/overlay/parameters"))
+            except OSError:
+                known = {parameter for _, _, parameter in _STATED}
+            stated = [(name, value) for name, value, parameter in _STATED if parameter in known]
+            if self.userxattr:
+                stated = [(b"userxattr", b""), *(pair for pair in stated if pair[0] not in _NOT_FOR_USERS)]
+            self._stated = tuple(stated)
+        return self._stated
+
+    # Questions.
+
+    def _chain(self, name: str) -> list[str]:
+        """List an id and its ancestors, nearest first."""
+        chain = [name]
+        fd = self._fd
+        while True:
+            try:
+                name = os.readlink(f"{name}/parent", dir_fd=fd)[3:]
+            except FileNotFoundError:
+                return chain
+            chain.append(name)
+
+    def _is_adopted(self, name: str) -> bool:
+        try:
+            return stat.S_ISLNK(os.stat(f"{name}/fs", dir_fd=self._fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def _has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def usage(self, id: int) -> Usage:
+        """Measure the layer of *id*. An adopted directory is not the store's, and counts nothing."""
+        from cowstore.results import Usage
+        from cowstore.trees.usage import measure
+
+        if self._is_adopted(str(id)):
+            return Usage(size_bytes=0, inodes=0)
+        fd = os.open(f"{id}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            size_bytes, inodes = measure(fd)
+        finally:
+            os.close(fd)
+        return Usage(size_bytes=size_bytes, inodes=inodes)
+
+    def unpack_directory(self, id: int) -> str | None:
+        """Name the layer's own directory."""
+        return f"{self.directory}/{id}/fs"
+
+    def held(self) -> Iterable[int]:
+        """List the ids by the names of their directories."""
+        return sorted({id for name in os.listdir(self.directory) if (id := id_of(name)) is not None})
+
+    def holds(self, id: int) -> bool:
+        """Look for the directories of *id*."""
+        return self._has(str(id)) or self._has(f"new-{id}")
+
+    def status(self) -> DriverStatus:
+        """Tell of the file system the layers are on, and how overlays are mounted."""
+        from cowstore.drivers.overlay._status import status
+
+        return status(self)
+
+    def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
+        """Look at the directories of *id*, and try to mount it."""
+        from cowstore.drivers.overlay._status import examine
+
+        return examine(self, id, parent, sealed=sealed)
+
+    def repair(self, id: int, parent: int | None, sealed: bool, kind: FindingKind) -> bool:
+        """Mend the link to the parent, or make the scratch directory anew."""
+        from cowstore.drivers.overlay._status import repair
+
+        return repair(self, id, parent, kind)
+
+    def leftovers(self) -> Iterator[str]:
+        """List whatever has none of the driver's names."""
+        for name in os.listdir(self.directory):
+            if name not in {EMPTY, USERXATTR} and id_of(name) is None:
+                yield f"{self.directory}/{name}"
+
+    def remove_leftover(self, path: str) -> None:
+        """Remove what :meth:`leftovers` listed."""
+        from cowstore.trees.remove import remove_tree
+
+        remove_tree(self._fd, os.path.basename(path))
+
+    def close(self) -> None:
+        """Close the driver's directory."""
+        fd, self._fd = self._fd, -1
+        if fd != -1:
+            os.close(fd)
+
+    def _tell(self, error: OSError, what: str) -> None:
+        """Raise the class that tells the caller what to do about an error of the kernel, where there is one."""
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise OutOfSpace(
+                f"cannot {what} in {self.directory}: {error.strerror}; free space or inodes there, or remove snapshots",
+                what="quota" if error.errno == errno.EDQUOT else "data",
+            ) from error
+        if error.errno == errno.ENODEV:
+            raise DriverUnavailable(
+                f"cannot {what}: this kernel has no overlay file system; load the module (modprobe overlay)",
+                driver=self.name,
+                missing=["overlay in the kernel: modprobe overlay"],
+            ) from error
+
+
+def id_of(name: str) -> int | None:
+    """Tell the id of a directory of the store, finished or in the making; None for anything else."""
+    digits = name.removeprefix("new-")
+    return int(digits) if digits.isascii() and digits.isdigit() and str(int(digits)) == digits else None
+
+
+def keeps_trusted_marks(path: str) -> bool:
+    """Find out whether overlay's marks can be written as ``trusted.*`` attributes: only the machine's own root may."""
+    name = "trusted.overlay.cowstore"
+    try:
+        os.setxattr(path, name, b"")
+    except OSError as error:
+        if error.errno in {errno.EPERM, errno.ENOTSUP}:
+            return False
+        raise
+    os.removexattr(path, name)
+    return True
