@@ -19,6 +19,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "from_code"]
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_generated", "examples"]
+smartquotes = False  # "--base" is an option, not a dash
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "separated"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def driver_summary() -> str:
     """Return the short table of the README: driver, mechanism, and what most ask first."""
     rows = [
         (
-            f"[`{driver.name}`](docs/drivers/{driver.name}.md)",
+            _page(driver, "docs/drivers/"),
             mechanism(driver),
             _cell(driver.capabilities.max_depth),
             _cell(driver.capabilities.rootless),
@@ -78,13 +79,20 @@ def capability_table() -> str:
     rows = [
         (text, *(_cell(getattr(driver.capabilities, name)) for driver in found)) for name, text in CAPABILITIES.items()
     ]
-    return _table(("", *(f"[`{driver.name}`]({driver.name}.md)" for driver in found)), rows)
+    return _table(("", *(_page(driver) for driver in found)), rows)
 
 
 def mechanism(driver: type[Driver]) -> str:
     """Return what a driver stands on: the first sentence of its class."""
     first = (inspect.getdoc(driver) or "").split("\n\n")[0].replace("\n", " ")
     return first.partition(". ")[0].rstrip(".")
+
+
+def _page(driver: type[Driver], directory: str = "") -> str:
+    """Return the driver's name, as a link where it has a page."""
+    page = f"{driver.name}.md"
+    exists = (GENERATED.parent / "drivers" / page).exists()
+    return f"[`{driver.name}`]({directory}{page})" if exists else f"`{driver.name}`"
 
 
 def _cell(value: object) -> str:
@@ -139,12 +147,35 @@ def _arguments(parser: argparse.ArgumentParser, *, without: str = "-") -> Iterat
                 yield f"{names}\n: {(action.help or '') % {**vars(action), 'prog': parser.prog}}\n"
 
 
+OPTION = re.compile(r"  (--\S.*?)(?:  +(\S.*))?$")
+"""A line of a hand-written help: an option with its value, two spaces or more, what it does."""
+
+
+def hand_written(text: str) -> str:
+    """Return a help text that no parser wrote: its usage, paragraphs, and sections of options as definition lists."""
+    parts: list[str] = []
+    for line in text.splitlines():
+        option = OPTION.match(line)
+        if line.startswith("usage: "):
+            parts.append(f"```text\n{line.removeprefix('usage: ')}\n```\n\n")
+        elif option:
+            parts.append(f"\n`{option[1]}`\n: {option[2] or 'print that, and end'}\n")
+        elif line.startswith("   "):
+            parts.append(f"  {line.strip()}\n")
+        elif line.endswith(":") and not line.startswith(" "):
+            parts.append(f"\n### {line.removesuffix(':')}\n")
+        else:
+            parts.append(f"{line}\n")
+    return "".join(parts)
+
+
 def write_all() -> None:
     """Write the generated pages."""
     GENERATED.mkdir(exist_ok=True)
     pages = {
         "capabilities.md": capability_table(),
         "cowstore.md": commands(importlib.import_module("cowstore.cli._parser").build()),
+        "cowstore-run.md": hand_written(importlib.import_module("cowstore.cli._run_options").HELP),
     }
     for name, text in pages.items():
         path = GENERATED / name
