@@ -1,0 +1,256 @@
+"""``cowstore-run``: one process on a copy of a root, in one command that is its own launcher."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+    from typing import NoReturn
+
+    from cowstore._leased import Lease
+    from cowstore.cli._run_options import Options
+    from cowstore.runtime.binds import Bind
+    from cowstore.runtime.launcher import Outcome
+    from cowstore.runtime.spec import Spec
+    from cowstore.store import Store
+
+FAILED, TIMED_OUT, INTERRUPTED = 125, 124, 130
+
+
+class _Later(ModuleType):
+    """Stands for a module until the first look at it."""
+
+    def __getattr__(self, name: str) -> object:
+        import importlib
+
+        del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _hasten() -> None:
+    """Save what this short-lived process has no use for."""
+    import gc
+
+    gc.disable()
+    # dataclasses wants inspect only for classes without a docstring; its import is a fifth of all of ours.
+    if "inspect" not in sys.modules and "dataclasses" not in sys.modules:
+        sys.modules["inspect"] = _Later("inspect")
+
+
+def main() -> NoReturn:
+    """Be the command: run, and end this process at once, without taking the interpreter down piece by piece."""
+    _open_standard_streams()
+    _hasten()
+    status = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            status = status or FAILED
+    os._exit(status)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one program.
+
+    :param argv: the command line without the name of the command.
+    :returns: the exit status.
+    """
+    from cowstore.cli._run_options import HELP, UsageError, parse
+
+    try:
+        options = parse(argv)
+        if options.help or options.version:
+            from cowstore._version import __version__
+
+            _print(HELP if options.help else f"cowstore-run {__version__}\n")
+            return 0
+        status = _run(options)
+    except UsageError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("COWSTORE_DEBUG"):
+            raise
+        return _failure(error)
+    return status
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: nothing of ours may get one of their numbers."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+
+
+def _run(options: Options) -> int:
+    from contextlib import ExitStack
+
+    import cowstore
+
+    with ExitStack() as stack:
+        store = stack.enter_context(cowstore.open(options.store, driver=options.driver, options=options.option or None))
+        key = _snapshot(store, options, stack)
+        with store.leased(key) as lease:
+            spec = _spec(store, options, lease)
+            if options.print_plan:
+                from cowstore.runtime.plan import describe
+
+                _print("".join(f"{line}\n" for line in describe(spec)))
+                return 0
+            outcome = _launch(spec, lease, options)
+        for text in outcome.warnings:
+            _complain(text)
+        if outcome.failure is not None:
+            return _complain(outcome.failure, outcome.exit_status)
+        _afterwards(store, key, options)
+        return TIMED_OUT if outcome.timed_out else outcome.exit_status
+
+
+def _snapshot(store: Store, options: Options, stack: ExitStack) -> str:
+    """Return the key of the snapshot to run on."""
+    from cowstore.cli._base import resolve
+
+    if options.commit is not None:
+        _refuse_used(store, options.commit, "--commit")
+    parent = resolve(store, options.base, with_mounts=options.with_mounts)
+    if options.read_only:
+        return parent
+    key = options.keep or f"run-{os.urandom(8).hex()}"
+    store.prepare(key, parent, ephemeral=options.keep is None)
+    if options.keep is None:
+        stack.callback(_remove, store, key)
+    return key
+
+
+def _refuse_used(store: Store, name: str, option: str) -> None:
+    from cowstore.errors import AlreadyExists, NotFound
+
+    try:
+        found = store.stat(name)
+    except NotFound:
+        return
+    raise AlreadyExists(
+        f"{option} {name}: there is a {found.kind} snapshot of that name already; choose another, or remove it",
+        key=name,
+    )
+
+
+def _remove(store: Store, key: str) -> None:
+    from cowstore.errors import NotFound
+
+    try:
+        store.remove(key)
+    except NotFound:  # committed
+        return
+
+
+def _spec(store: Store, options: Options, lease: Lease) -> Spec:
+    from cowstore.runtime import compose
+    from cowstore.runtime.spec import Spec
+
+    mounts = lease.mounts
+    cwd, may_lack = compose.directory(options.workdir), False
+    if options.base is None and options.workdir is None:
+        # On a copy of this machine one is where one was, if that is there.
+        cwd, may_lack = _here(), True
+    return Spec(
+        mounts=mounts,
+        argv=compose.command(options.argv),
+        env=compose.environment(options.env),
+        cwd=cwd,
+        cwd_may_lack=may_lack,
+        hostname=compose.hostname(options.hostname),
+        network=compose.network(options.network),
+        read_only=lease.read_only,
+        hidden=compose.hidden(mounts, store.root),
+        binds=_binds(options),
+        as_pid_1=options.as_pid_1,
+    )
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+def _binds(options: Options) -> tuple[Bind, ...]:
+    if not options.with_mounts and options.network != "host":
+        return ()
+    from cowstore.cli import _base
+
+    binds = _base.other_mounts() if options.with_mounts else ()
+    if options.network == "host" and os.path.isfile("/etc/resolv.conf"):
+        binds += (_base.resolver(),)
+    return binds
+
+
+def _launch(spec: Spec, lease: Lease, options: Options) -> Outcome:
+    from cowstore.runtime.launcher import Container
+
+    # A forked child gives up all leases at once; a copy of this one stays with process 1, as long as it is mounted.
+    held = os.dup(lease.fd)
+    try:
+        container = Container(spec, keep=(held,))
+    finally:
+        os.close(held)
+    before_unmount = None if lease.read_only else lease.before_unmount
+    return container.supervise(timeout_s=options.timeout, before_unmount=before_unmount)
+
+
+def _afterwards(store: Store, key: str, options: Options) -> None:
+    """Show and keep what is to be shown and kept."""
+    if options.changes:
+        _print_changes(store, key)
+    if options.commit is not None:
+        store.commit(options.commit, key)
+
+
+def _print_changes(store: Store, key: str) -> None:
+    from cowstore.cli._output import change_line, one_line
+
+    for change in store.changes(key):
+        _print(one_line(change_line(change)) + "\n")
+
+
+def _print(text: str) -> None:
+    """Write to standard output, every byte of a name as it is; a reader that is gone is no error."""
+    content = os.fsencode(text)
+    try:
+        while content:
+            content = content[os.write(1, content) :]
+    except BrokenPipeError:
+        return
+
+
+def _complain(text: str, status: int = FAILED) -> int:
+    """Write one line to standard error, if there is one."""
+    from cowstore.cli._output import one_line
+
+    try:
+        print(f"cowstore-run: {one_line(text)}", file=sys.stderr)
+    except OSError:
+        pass
+    return status
+
+
+def _failure(error: Exception) -> int:
+    from cowstore.cli._output import describe
+
+    return _complain(describe(error))
+
+
+if __name__ == "__main__":
+    main()

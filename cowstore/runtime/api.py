@@ -1,0 +1,206 @@
+"""``cowstore.run``: a program on a snapshot, from any thread of any program.
+
+No Python runs in this process between fork and exec: the launcher is a process of its own, started as
+:mod:`subprocess` starts programs. It ends with the process that it works for, and the container with it.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+from contextlib import ExitStack, contextmanager
+
+from cowstore._linux.fd import Descriptor
+from cowstore.errors import CowstoreError, InvalidArgument, WrongKind
+from cowstore.model import Kind
+from cowstore.runtime import compose
+from cowstore.runtime.program import LAUNCHER_FAILED
+from cowstore.runtime.result import Result
+from cowstore.runtime.spec import Spec
+from cowstore.runtime.transport import pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import IO
+
+    from cowstore._leased import Lease
+    from cowstore.runtime.binds import Bind
+    from cowstore.store import Store
+
+__all__ = ["run"]
+
+
+def run(
+    store: Store,
+    *,
+    key: str | None = None,
+    parent: str | None = None,
+    argv: Iterable[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    hostname: str | None = None,
+    network: str = "none",
+    read_only: bool = False,
+    binds: Iterable[Bind] = (),
+    as_pid_1: bool = False,
+    timeout_s: float | None = None,
+    capture: bool = False,
+    stdin: bytes | int | IO[bytes] | None = None,
+) -> Result:
+    """Run a program on a snapshot, wait for its end, and tell what became of it.
+
+    :param key: the snapshot to run on; what the program changes stays in it. An active or a read-only one.
+    :param parent: instead of *key*: the committed snapshot on a fresh, throw-away child of which to run.
+    :param argv: the program, looked up in PATH inside the root unless it holds a slash, and its arguments.
+    :param env: variables beside (or instead of) PATH, HOME and TERM; nothing else of this process's is taken over.
+    :param cwd: directory inside the root to start in; ``/`` by default.
+    :param hostname: name of the machine as the program sees it; this machine's by default.
+    :param network: ``"none"`` for a loopback interface and nothing else, ``"host"`` for this machine's network.
+    :param read_only: nothing can be written to the root.
+    :param binds: directories and files of this machine to show inside.
+    :param as_pid_1: the program is process 1 itself; by default a reaper of ours is.
+    :param timeout_s: seconds after which it is ended: SIGTERM, two seconds later SIGKILL.
+    :param capture: collect standard output and error instead of passing them on.
+    :param stdin: bytes to feed it, or a file or descriptor it shall read from; by default this process's own.
+    :returns: also for a program that is missing (127) or cannot be executed (126).
+    :raises NotFound: no such snapshot. :raises WrongKind: *parent* is not committed. :raises InvalidArgument: the call
+        is wrong. :raises CowstoreError: the container could not be made.
+    """
+    words = compose.command(argv if argv is not None else ())
+    with ExitStack() as stack:
+        where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))
+        lease = stack.enter_context(store.leased(where))
+        spec = Spec(
+            mounts=lease.mounts,
+            argv=words,
+            env=compose.environment(env),
+            cwd=compose.directory(cwd),
+            hostname=compose.hostname(hostname),
+            network=compose.network(network),
+            read_only=read_only or lease.read_only,
+            hidden=compose.hidden(lease.mounts, store.root),
+            binds=tuple(binds),
+            as_pid_1=as_pid_1,
+        )
+        return _run_in_child(spec, lease, where, timeout_s, capture=capture, stdin=stdin)
+
+
+@contextmanager
+def _snapshot(store: Store, key: str | None, parent: str | None, *, read_only: bool) -> Iterator[str]:
+    """Give the key of the snapshot to run on, one made for that alone if a parent is given."""
+    if (key is None) == (parent is None):
+        raise InvalidArgument(
+            "give either key, a snapshot to run on, or parent, one to make a throw-away child of", argument="key"
+        )
+    if key is not None:
+        yield key
+        return
+    assert parent is not None, "one of the two is there"
+    if read_only:
+        # Nothing can change, so there is nothing to make.
+        if store.stat(parent).kind != Kind.COMMITTED:
+            raise WrongKind(f"{parent!r} is not committed; commit it, or run on it with key=", key=parent)
+        yield parent
+        return
+    made = f"run-{os.urandom(8).hex()}"
+    store.prepare(made, parent, ephemeral=True)
+    try:
+        yield made
+    finally:
+        store.remove(made)
+
+
+def _run_in_child(
+    spec: Spec, lease: Lease, key: str, timeout_s: float | None, *, capture: bool, stdin: bytes | int | IO[bytes] | None
+) -> Result:
+    import subprocess
+
+    with ExitStack() as stack:
+        request_inside, request = (stack.enter_context(Descriptor(fd)) for fd in os.pipe2(os.O_CLOEXEC))
+        result, result_inside = (stack.enter_context(Descriptor(fd)) for fd in os.pipe2(os.O_CLOEXEC))
+        inherited = (request_inside.fileno(), result_inside.fileno(), lease.fd)
+        output = subprocess.PIPE if capture else None
+        child = subprocess.Popen(
+            [_interpreter(), "-I", "-S", os.path.join(os.path.dirname(__file__), "child.py"), *map(str, inherited)],
+            stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
+            stdout=output,
+            stderr=output,
+            pass_fds=inherited,
+        )
+        stack.callback(_end, child)
+        request_inside.close()
+        result_inside.close()
+        _send(request.fileno(), pack(spec, timeout_s=timeout_s))
+        out, err = child.communicate(stdin if isinstance(stdin, bytes) else None)
+        answer = _read_all(result.fileno())
+    return _result(answer, key, out, err)
+
+
+def _interpreter() -> str:
+    """Return the interpreter that the launcher runs in: this one."""
+    import sys
+
+    if not sys.executable:
+        raise CowstoreError("cannot start a launcher: this interpreter does not know its own path (sys.executable)")
+    return sys.executable
+
+
+def _send(fd: int, content: bytes) -> None:
+    """Write the request, its length first; a launcher that died is noticed by the answer that it does not give."""
+    content = len(content).to_bytes(8, "little") + content
+    try:
+        while content:
+            content = content[os.write(fd, content) :]
+    except BrokenPipeError:
+        return
+
+
+def _read_all(fd: int) -> bytes:
+    content = b""
+    while part := os.read(fd, 65536):
+        content += part
+    return content
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the launcher, and with it the container, where the caller has no patience any more (an exception)."""
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None and not stream.closed:
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+
+
+def _result(answer: bytes, key: str, out: bytes | None, err: bytes | None) -> Result:
+    """Make the result of the launcher's answer.
+
+    :raises CowstoreError: the container could not be made, or the launcher was killed.
+    """
+    if not answer:
+        raise CowstoreError(
+            f"the launcher of the container on {key!r} was killed or failed; its remarks are on standard error"
+        )
+    wait_status, failure_status, failure, timed_out, warnings = marshal.loads(answer)  # noqa: S302  # from our child
+    if wait_status is None and failure_status == LAUNCHER_FAILED:
+        raise CowstoreError(f"cannot run on {key!r}: {failure}")
+    signal = os.WTERMSIG(wait_status) if wait_status is not None and os.WIFSIGNALED(wait_status) else None
+    if wait_status is None:
+        status = failure_status
+    else:
+        status = 128 + signal if signal is not None else os.WEXITSTATUS(wait_status)
+    return Result(
+        status=status,
+        signal=signal,
+        out=out,
+        err=err,
+        key=key,
+        failure=failure,
+        timed_out=timed_out,
+        warnings=tuple(warnings),
+    )

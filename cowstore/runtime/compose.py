@@ -1,0 +1,97 @@
+"""From a snapshot that is held to the spec of a process on it: what must be hidden, and what is assumed."""
+
+from __future__ import annotations
+
+import os
+
+from cowstore.errors import InvalidArgument
+from cowstore.runtime.spec import DEFAULT_PATH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cowstore.model import Mount
+
+NETWORKS = ("none", "host")
+
+
+def environment(given: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Return the program's environment: PATH, HOME, TERM as it is here, what is *given*, and nothing else.
+
+    :raises InvalidArgument: a name that is empty or holds ``=`` or NUL, or a value that holds NUL.
+    """
+    made = {"PATH": DEFAULT_PATH, "HOME": "/root"}
+    if "TERM" in os.environ:
+        made["TERM"] = os.environ["TERM"]
+    for name, value in (given or {}).items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidArgument(f"{name!r}={value!r} cannot be in an environment", argument="env")
+        made[name] = value
+    return tuple(made.items())
+
+
+def command(argv: Iterable[str]) -> tuple[str, ...]:
+    """Check a program and its arguments.
+
+    :raises InvalidArgument: there is no program, or a NUL in one of them.
+    """
+    words = tuple(argv)
+    if not words:
+        raise InvalidArgument("there is no program to run; give one", argument="argv")
+    if any("\0" in word for word in words):
+        raise InvalidArgument("an argument of a program cannot hold a NUL", argument="argv")
+    return words
+
+
+def hostname(name: str | None) -> str | None:
+    """Check a host name: at most 64 bytes, as sethostname(2) takes.
+
+    :raises InvalidArgument: it is empty, too long, or holds a NUL.
+    """
+    if name is not None and (not name or "\0" in name or len(os.fsencode(name)) > 64):
+        raise InvalidArgument(f"{name!r} cannot be a host name: 1 to 64 bytes", argument="hostname")
+    return name
+
+
+def network(name: str) -> str:
+    """Check the name of a kind of network.
+
+    :raises InvalidArgument: it is none of them.
+    """
+    if name not in NETWORKS:
+        raise InvalidArgument(f"there is no network {name!r}; there are {', '.join(NETWORKS)}", argument="network")
+    return name
+
+
+def directory(path: str | None) -> str:
+    """Check a working directory.
+
+    :raises InvalidArgument: it is not absolute, or holds a NUL.
+    """
+    if path is None:
+        return "/"
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(
+            f"the working directory {path!r} must be an absolute path inside the root", argument="cwd"
+        )
+    return path
+
+
+def hidden(mounts: Iterable[Mount], store: str) -> tuple[str, ...]:
+    """List the paths inside the root at which the store itself would show.
+
+    A layer that is a directory of this machine (an adopted one) may hold the store. Other layers lie in the store.
+    """
+    inner = os.path.realpath(store)
+    found: dict[str, None] = {}
+    for mount in mounts:
+        for value in (mount.source, *(value for _, value in mount.options)):
+            if not value.startswith(b"/"):
+                continue
+            outer = os.path.realpath(os.fsdecode(value))
+            if outer == "/":
+                found[inner] = None
+            elif inner == outer or inner.startswith(outer + "/"):
+                found[inner[len(outer) :] or "/"] = None
+    return tuple(found)

@@ -1,0 +1,65 @@
+"""Steps that make /dev: a file system of its own with the few devices every program expects."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cowstore._linux.mount import MountAttr
+from cowstore.runtime.root import SECURED, attach, make_file_system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore.runtime.inside import Inside
+
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+"""Name, major and minor number of what is in /dev. Source: the kernel's admin-guide/devices.txt."""
+
+LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+_TTY_GROUP = "5"  # gid of `tty` in every distribution, and what devpts is mounted with by all of them
+
+
+def mount_dev(inside: Inside) -> None:
+    """Mount a fresh /dev with its standard devices, links, terminals, shared memory and message queues."""
+    attrs = MountAttr.NOSUID | MountAttr.NOEXEC
+    with inside.plain_directory("dev") as place:
+        dev = make_file_system("tmpfs", (("mode", "755"), ("size", "65536k"), ("nr_inodes", "1024")), attrs)
+        inside.tree["dev"] = dev
+        here = dev.fileno()
+        for name, major, minor in DEVICES:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=here)
+        for name, target in LINKS:
+            os.symlink(target, name, dir_fd=here)
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(name, 0o755, dir_fd=here)
+        attach(dev, place)
+    _mount_at(
+        here,
+        "pts",
+        "devpts",
+        (("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", _TTY_GROUP)),
+        MountAttr.NOSUID | MountAttr.NOEXEC,
+    )
+    _mount_at(here, "shm", "tmpfs", (("mode", "1777"), ("size", "65536k")), SECURED)
+    _mount_at(here, "mqueue", "mqueue", (), SECURED, optional=True)
+
+
+def _mount_at(
+    dev: int, name: str, kind: str, options: tuple[tuple[str, str], ...], attrs: MountAttr, *, optional: bool = False
+) -> None:
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev)
+    try:
+        with make_file_system(kind, options, attrs) as made:
+            attach(made, place)
+    except OSError:
+        # A kernel without POSIX message queues has no such file system.
+        if not optional:
+            raise
+    finally:
+        os.close(place)

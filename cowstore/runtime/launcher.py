@@ -1,0 +1,249 @@
+"""The launcher: gives birth to process 1 in its namespaces, stays with it, and tells what became of the program.
+
+It must be a process of one thread. Killed at any moment, it takes the container with it: the kernel ends process 1 with
+the thread that made it, all others inside with process 1, and every mount with the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from cowstore._linux.fd import Descriptor
+from cowstore._linux.namespaces import CloneFlag, clone3, pidfd_send_signal
+from cowstore._linux.signals import read_signals, signalfd
+from cowstore.runtime import messages
+from cowstore.runtime.init import FORWARDED, process_1
+from cowstore.runtime.plan import namespaces, plan
+from cowstore.runtime.program import LAUNCHER_FAILED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cowstore.runtime.spec import Spec
+
+_END_GRACE_S = 2.0
+"""Seconds between SIGTERM and SIGKILL when the time is over."""
+
+
+class Outcome:
+    """What became of a run.
+
+    :ivar wait_status: of the program, as waitpid(2) has it; None if there was none.
+    :ivar failure: why there was none. :ivar failure_status: what to exit with then.
+    :ivar timed_out: it was ended because its time was over. :ivar warnings: lines to show.
+    """
+
+    __slots__ = ("failure", "failure_status", "timed_out", "wait_status", "warnings")
+
+    def __init__(self) -> None:
+        self.wait_status: int | None = None
+        self.failure: str | None = None
+        self.failure_status = LAUNCHER_FAILED
+        self.timed_out = False
+        self.warnings: list[str] = []
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell would say: the program's own status, or 128 and the signal that ended it."""
+        if self.wait_status is None:
+            return self.failure_status
+        code = os.waitstatus_to_exitcode(self.wait_status)
+        return code if code >= 0 else 128 - code
+
+    def summary(self) -> tuple[int | None, int, str | None, bool, tuple[str, ...]]:
+        """Return all of it as one plain tuple, for another process."""
+        return (self.wait_status, self.failure_status, self.failure, self.timed_out, tuple(self.warnings))
+
+
+class Container:
+    """A container that was started: process 1, and the pipes to it.
+
+    :ivar pid: of process 1 (of the program, where that is process 1). :ivar pidfd: the same, by descriptor.
+    """
+
+    def __init__(self, spec: Spec, *, keep: Iterable[int] = ()) -> None:
+        """Start *spec*.
+
+        :param keep: descriptors that process 1 holds until its end: the lease, so that what is still mounted is busy.
+        :raises OSError: no namespaces, processes or descriptors to be had.
+        """
+        self.as_pid_1 = spec.as_pid_1
+        operations = plan(spec)
+        status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
+        control_inside, control = map(Descriptor, os.pipe2(os.O_CLOEXEC))
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        try:
+            pid, pidfd = clone3(namespaces(spec) | CloneFlag.PIDFD)
+            if pid == 0:
+                process_1(
+                    operations,
+                    status=status_inside.fileno(),
+                    control=control_inside.fileno(),
+                    keep=keep,
+                    as_pid_1=spec.as_pid_1,
+                )
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            raise
+        assert pidfd is not None, "asked for by CloneFlag.PIDFD"
+        status_inside.close()
+        control_inside.close()
+        self.pid, self.pidfd, self._status, self._control = pid, pidfd, status, control
+        self.outcome = Outcome()
+        self.running = False
+        self._ended = False
+        self._holds_root = False
+        self._root: Descriptor | None = None
+
+    def send(self, number: int) -> None:
+        """Send a signal as if to the program; one to a container that has ended is lost."""
+        try:
+            pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return
+        if self.as_pid_1 and number in FORWARDED and self._would_ignore(number):
+            # The kernel spares process 1 every signal it has no handler for; outside, this one would have ended it.
+            pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.outcome.wait_status = number
+
+    def _would_ignore(self, number: int) -> bool:
+        """Tell whether a signal that ends a program is lost on process 1 because it has no handler."""
+        if number in {signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP}:
+            return False
+        try:
+            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+                masks = dict(line.rstrip().split(":\t", 1) for line in file if line.startswith("Sig"))
+        except OSError:
+            return False
+        bit = 1 << (number - 1)
+        return not any(int(masks.get(name, "0"), 16) & bit for name in ("SigCgt", "SigIgn", "SigBlk"))
+
+    def supervise(
+        self,
+        *,
+        timeout_s: float | None = None,
+        owner: int | None = None,
+        before_unmount: Callable[[int], None] | None = None,
+    ) -> Outcome:
+        """Stay with the container to its end: forward signals, watch the time and the owner.
+
+        :param timeout_s: seconds after which the program gets SIGTERM, and two seconds later SIGKILL.
+        :param owner: a descriptor that ends with whom the container is for.
+        :param before_unmount: called with the root's descriptor when all inside have ended and it is still mounted.
+        """
+        self._holds_root = before_unmount is not None
+        with signalfd(FORWARDED) as signals:
+            poll = select.poll()
+            for fd in (self._status.fileno(), self.pidfd.fileno(), signals.fileno()):
+                poll.register(fd, select.POLLIN)
+            if owner is not None:
+                poll.register(owner, select.POLLRDHUP)
+            clock = _Clock(timeout_s)
+            reader = messages.Reader()
+            while not self._ended:
+                ready = dict(poll.poll(clock.wait_ms()))
+                if signals.fileno() in ready:
+                    self._pass_on(read_signals(signals))
+                if self._status.fileno() in ready:
+                    self._listen(poll, reader)
+                if self.pidfd.fileno() in ready or (owner is not None and owner in ready):
+                    break
+                if clock.over():
+                    self.outcome.timed_out = True
+                    self.send(clock.next_signal())
+            outcome = self._finish(reader)
+        if self._root is not None:
+            with self._root as root:
+                if before_unmount is not None:
+                    before_unmount(root.fileno())
+        return outcome
+
+    def _pass_on(self, received: list[tuple[int, int]]) -> None:
+        for number, _ in received:
+            self.send(number)
+            if number == signal.SIGTSTP:
+                # Stop as well, so that the shell gets its terminal back; it continues us, and we the container.
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _listen(self, poll: select.poll, reader: messages.Reader) -> None:
+        content = os.read(self._status.fileno(), 65536)
+        if not content:
+            poll.unregister(self._status.fileno())
+            if not self.running and self.outcome.failure is None:
+                self._has_begun()
+            return
+        for message in reader.feed(content):
+            self._take(message)
+
+    def _take(self, message: tuple[object, ...]) -> None:
+        match message:
+            case (messages.RUNNING,):
+                self._has_begun()
+            case (messages.ENDED, int(wait_status)):
+                self.outcome.wait_status = wait_status
+            case (messages.FAILED, int(status), str(text)):
+                self.outcome.failure, self.outcome.failure_status = text, status
+            case (messages.WARNING, str(text)):
+                self.outcome.warnings.append(text)
+
+    def _has_begun(self) -> None:
+        """Note that the program was executed, and take hold of its root if somebody wants it at the end."""
+        self.running = True
+        if self._holds_root:
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                self._root = Descriptor(os.open(f"/proc/{self.pid}/root", flags))
+            except OSError:
+                return  # it has ended already
+
+    def _finish(self, reader: messages.Reader) -> Outcome:
+        """End what is left, wait for process 1, and read what it still said."""
+        outcome = self.outcome
+        try:
+            pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        _, wait_status = os.waitpid(self.pid, 0)
+        self._ended = True
+        while content := os.read(self._status.fileno(), 65536):
+            for message in reader.feed(content):
+                self._take(message)
+        self.close()
+        if outcome.wait_status is None and outcome.failure is None:
+            if self.running or os.WIFSIGNALED(wait_status):
+                outcome.wait_status = wait_status
+            else:
+                outcome.failure = "process 1 of the container ended without a word"
+        return outcome
+
+    def close(self) -> None:
+        """Let go of the pipes and give the launcher its signals back."""
+        self._control.close()
+        self._status.close()
+        self.pidfd.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+class _Clock:
+    """Says when the time is over, and what to send then."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._signals = [signal.SIGTERM, signal.SIGKILL]
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def wait_ms(self) -> int | None:
+        if self._deadline is None:
+            return None
+        return max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
+
+    def over(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def next_signal(self) -> int:
+        number = self._signals.pop(0)
+        self._deadline = time.monotonic() + _END_GRACE_S if self._signals else None
+        return number

@@ -1,0 +1,68 @@
+"""From a spec to the steps that carry it out: a pure function, whose result can be printed instead of done."""
+
+from __future__ import annotations
+
+from cowstore._linux.namespaces import CloneFlag
+from cowstore.runtime import devices, program, root, system
+from cowstore.runtime.operations import Stage, operation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore.runtime.operations import Operation
+    from cowstore.runtime.spec import Spec
+
+
+def namespaces(spec: Spec) -> CloneFlag:
+    """Tell which namespaces process 1 is born in."""
+    flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC | CloneFlag.NEWCGROUP
+    return flags if spec.network == "host" else flags | CloneFlag.NEWNET
+
+
+def plan(spec: Spec) -> tuple[Operation, ...]:
+    """Return the steps that carry out *spec*, in order. Nothing is done."""
+    return (*_root(spec), *_system(spec), *_program(spec))
+
+
+def _root(spec: Spec) -> list[Operation]:
+    steps = [operation(Stage.INIT, root.separate_mounts)]
+    if spec.binds:
+        steps.append(operation(Stage.INIT, root.open_binds, binds=spec.binds))
+    steps += [
+        operation(Stage.INIT, root.realise_root, mounts=spec.mounts, read_only=spec.read_only),
+        operation(Stage.INIT, root.mount_proc),
+        operation(Stage.INIT, root.mount_sys),
+        operation(Stage.INIT, devices.mount_dev),
+    ]
+    if spec.binds:
+        steps.append(operation(Stage.INIT, root.bind, binds=spec.binds))
+    if spec.hidden:
+        steps.append(operation(Stage.INIT, root.hide, paths=spec.hidden))
+    steps.append(operation(Stage.INIT, root.pivot))
+    return steps
+
+
+def _system(spec: Spec) -> list[Operation]:
+    steps = []
+    if spec.hostname is not None:
+        steps.append(operation(Stage.INIT, system.name_machine, hostname=spec.hostname))
+    if spec.network == "none":
+        steps.append(operation(Stage.INIT, system.raise_loopback))
+    if not spec.as_pid_1:
+        steps.append(operation(Stage.INIT, system.conceal_process_1))
+    return steps
+
+
+def _program(spec: Spec) -> list[Operation]:
+    return [
+        operation(Stage.PROGRAM, program.own_session),
+        operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
+        operation(Stage.PROGRAM, program.reset_signals),
+        operation(Stage.PROGRAM, program.execute, argv=spec.argv, env=spec.env),
+    ]
+
+
+def describe(spec: Spec) -> list[str]:
+    """Return the plan as lines, without doing anything of it."""
+    flags = namespaces(spec)
+    names = ", ".join(flag.name.removeprefix("NEW").lower() for flag in CloneFlag if flag & flags and flag.name)
+    return [f"launcher: start process 1 in new namespaces ({names})", *(step.describe() for step in plan(spec))]

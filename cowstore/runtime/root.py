@@ -1,0 +1,176 @@
+"""Steps that make the root: the snapshot's own mounts, what is mounted into it, and the change of root.
+
+They run in process 1, inside its own mount namespace. What they mount goes with that namespace, however it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from cowstore._linux.mount import (
+    MountAttr,
+    MountFlag,
+    MoveMountFlag,
+    OpenTreeFlag,
+    UmountFlag,
+    fsconfig_create,
+    fsconfig_set_flag,
+    fsconfig_set_string,
+    fsmount,
+    fsopen,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    pivot_root,
+    umount2,
+)
+from cowstore.runtime.inside import is_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore._linux._call import Fd
+    from cowstore._linux.fd import Descriptor
+    from cowstore.model import Mount
+    from cowstore.runtime.binds import Bind
+    from cowstore.runtime.inside import Inside
+
+SECURED = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
+_BY_DESCRIPTOR = MoveMountFlag.F_EMPTY_PATH | MoveMountFlag.T_EMPTY_PATH
+
+
+def make_file_system(
+    kind: str, options: tuple[tuple[str, str], ...] = (), attrs: MountAttr = MountAttr.NONE
+) -> Descriptor:
+    """Make a detached mount of a new file system.
+
+    :param options: pairs of name and value; an empty value makes the option a flag.
+    """
+    with fsopen(kind) as context:
+        fsconfig_set_string(context, "source", kind)
+        for name, value in options:
+            if value:
+                fsconfig_set_string(context, name, value)
+            else:
+                fsconfig_set_flag(context, name)
+        fsconfig_create(context)
+        return fsmount(context, attrs)
+
+
+def attach(mount: Fd, place: Fd) -> None:
+    """Attach a detached mount at a directory or file, both given by descriptor."""
+    move_mount(mount, "", place, "", _BY_DESCRIPTOR)
+
+
+def separate_mounts(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature
+    """Cut this namespace's mounts off from those outside, in both directions."""
+    mount_setattr(None, "/", OpenTreeFlag.RECURSIVE, propagation=MountFlag.PRIVATE)
+
+
+def open_binds(inside: Inside, *, binds: tuple[Bind, ...]) -> None:
+    """Take copies of what is to be bound, while this machine's own tree is still the root."""
+    for number, bind in enumerate(binds):
+        flags = OpenTreeFlag.CLONE | (OpenTreeFlag.RECURSIVE if bind.recursive else OpenTreeFlag.NONE)
+        tree = open_tree(None, bind.source, flags)
+        inside.tree[f"bind {number}"] = tree
+        wanted = MountAttr.NOSUID | MountAttr.NODEV | (MountAttr.RDONLY if bind.read_only else MountAttr.NONE)
+        recursive = OpenTreeFlag.RECURSIVE if bind.recursive else OpenTreeFlag.NONE
+        mount_setattr(tree, "", OpenTreeFlag.EMPTY_PATH | recursive, set=wanted, propagation=MountFlag.PRIVATE)
+
+
+def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) -> None:
+    """Mount the snapshot over this namespace's root directory."""
+    from cowstore.mounting import detached
+
+    root = detached(mounts)
+    inside.take_root(root)
+    if read_only:
+        mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=MountAttr.RDONLY)
+    # Any directory would do, and this one exists wherever we run. Process 1 still stands on what lies below.
+    move_mount(root, "", None, "/", MoveMountFlag.F_EMPTY_PATH)
+
+
+def mount_proc(inside: Inside) -> None:
+    """Mount a fresh /proc of the new process namespace."""
+    with inside.plain_directory("proc") as place:
+        try:
+            proc = make_file_system("proc", (), SECURED)
+        except PermissionError as error:
+            error.add_note(
+                "the /proc outside is partly covered (as in a container), and the kernel shows no fuller one inside: "
+                "run with the outer /proc uncovered (podman: --security-opt unmask=ALL)"
+            )
+            raise
+        attach(proc, place)
+    inside.tree["proc"] = proc
+
+
+def mount_sys(inside: Inside) -> None:
+    """Mount /sys, read-only."""
+    with inside.plain_directory("sys") as place, make_file_system("sysfs", (), SECURED | MountAttr.RDONLY) as sys:
+        attach(sys, place)
+
+
+def hide(inside: Inside, *, paths: tuple[str, ...]) -> None:
+    """Cover directories of the root by an empty one that cannot be read or written."""
+    for path in paths:
+        place = inside.find(path, os.O_PATH | os.O_DIRECTORY)
+        if place is None:
+            continue
+        attrs = SECURED | MountAttr.RDONLY
+        with place, make_file_system("tmpfs", (("mode", "0"), ("size", "4096"), ("nr_inodes", "1")), attrs) as cover:
+            attach(cover, place)
+
+
+def bind(inside: Inside, *, binds: tuple[Bind, ...]) -> None:
+    """Attach directories and files of this machine in the root."""
+    for number, wanted in enumerate(binds):
+        with inside.tree.pop(f"bind {number}") as tree:
+            if wanted.only_over:
+                found = inside.find(wanted.target)
+                if found is None or is_directory(found) != is_directory(tree):
+                    continue
+                place = found
+            else:
+                place = inside.place(wanted.target, directory=is_directory(tree))
+            with place:
+                attach(tree, place)
+
+
+def pivot(inside: Inside) -> None:
+    """Make the snapshot the root, and let go of this machine's own tree."""
+    os.fchdir(inside.root)
+    try:
+        pivot_root(".", ".")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _chroot(inside)
+        return
+    # The old root lies on top of the new one now, at the same place; "." is the new one's.
+    umount2(".", UmountFlag.DETACH)
+    os.chdir("/")
+    inside.entered = True
+
+
+def _chroot(inside: Inside) -> None:
+    """Do as well as can be where the kernel's first root file system is the root: an initramfs cannot be pivoted away.
+
+    The snapshot lies over the old root already. Every other mount of this machine is taken off below it, and the
+    program is kept from chroot(2), the one way back.
+    """
+    from cowstore._linux.procfs import mountinfo
+
+    for entry in reversed(mountinfo()):
+        if entry.mount_point != b"/" and not entry.mount_point.startswith(b"/proc"):
+            try:
+                umount2(entry.mount_point, UmountFlag.DETACH)
+            except OSError:
+                continue  # below one that went already
+    os.chroot(".")
+    os.chdir("/")
+    inside.entered = inside.chrooted = True
+    inside.warnings.append(
+        "the root could not be pivoted (this machine runs from an initramfs): used chroot(2), "
+        "without CAP_SYS_CHROOT inside"
+    )

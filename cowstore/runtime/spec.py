@@ -1,0 +1,43 @@
+"""What is to be run, where, and how far apart from the rest of the machine: one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore.model import Mount
+    from cowstore.runtime.binds import Bind
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of a program that is given none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One process on one root.
+
+    :ivar mounts: the steps that realise the root.
+    :ivar argv: the program, looked up in the PATH of *env* inside the root unless it holds a slash, and its arguments.
+    :ivar env: the whole environment of the program, as pairs.
+    :ivar cwd: working directory, absolute and inside the root.
+    :ivar cwd_may_lack: where *cwd* is not in the root, start in ``/`` instead of failing.
+    :ivar hostname: name of the machine as seen inside; None leaves the one outside.
+    :ivar network: ``"none"`` (a loopback interface and nothing else) or ``"host"``.
+    :ivar read_only: nothing can be written to the root itself.
+    :ivar hidden: absolute paths in the root that are covered by an empty directory, where they are there.
+    :ivar binds: directories and files of this machine that show inside.
+    :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
+    """
+
+    mounts: tuple[Mount, ...]
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH), ("HOME", "/root"))
+    cwd: str = "/"
+    cwd_may_lack: bool = False
+    hostname: str | None = None
+    network: str = "none"
+    read_only: bool = False
+    hidden: tuple[str, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    as_pid_1: bool = False
