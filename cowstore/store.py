@@ -331,6 +331,11 @@ class Store:
         with self._core.doing("unmount", path):
             return detach(self._core, path)
 
+    def attached(self) -> dict[str, str]:
+        """Tell what :meth:`attach` has mounted, in whatever mount namespace: the key by each target."""
+        rows = {target: self._core.catalog.by_id(id) for target, id in self._core.catalog.attachments()}
+        return {target: row.key for target, row in rows.items() if row is not None}
+
     # Bringing in.
 
     def import_tar(self, source: object, *, name: str) -> Snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from cowstore.cli._opening import location, open_to_read, open_to_write
-from cowstore.errors import CowstoreError
+from cowstore.errors import CowstoreError, InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,11 +16,25 @@ if TYPE_CHECKING:
 
 
 def mount(arguments: argparse.Namespace, out: Output) -> None:
-    """Mount a snapshot on a directory, to stay there."""
+    """Mount a snapshot on a directory, to stay there; without arguments, list what is mounted."""
+    if arguments.key is None:
+        _list_mounts(arguments, out)
+        return
+    if arguments.target is None:
+        raise InvalidArgument(f"no directory given to mount {arguments.key!r} on", argument="DIR")
     with open_to_write(arguments) as store:
         store.attach(arguments.key, arguments.target)
     if out.json:
         out.document({"key": arguments.key, "target": arguments.target})
+
+
+def _list_mounts(arguments: argparse.Namespace, out: Output) -> None:
+    with open_to_read(arguments) as store:
+        found = store.attached()
+    if out.json:
+        out.document([{"key": key, "target": target} for target, key in found.items()])
+    elif found:
+        out.table(("KEY", "DIR"), [(key, target) for target, key in found.items()])
 
 
 def umount(arguments: argparse.Namespace, out: Output) -> None:

@@ -201,10 +201,10 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
         "mount",
         "_keeping:mount",
         "mount a snapshot on a directory",
-        "It stays mounted, and the snapshot busy, until `cowstore umount`.",
+        "It stays mounted, and the snapshot busy, until `cowstore umount`. Without arguments: list what is mounted.",
     )
-    made.add_argument("key", metavar="KEY")
-    made.add_argument("target", metavar="DIR")
+    made.add_argument("key", metavar="KEY", nargs="?")
+    made.add_argument("target", metavar="DIR", nargs="?")
 
     made = command("umount", "_keeping:umount", "unmount what `cowstore mount` mounted")
     made.add_argument("target", metavar="DIR")

@@ -81,7 +81,10 @@ def test_one_life_of_a_layer(shell: Shell, source: Path, tmp_path: Path) -> None
     (point / "etc/gone").unlink()
     (point / "new\nline").write_text("x")
     assert "job" in shell.fails("rm", "job"), "it is mounted"
+    assert shell.json("mount") == [{"key": "job", "target": str(point)}]
+    assert shell("mount") == f"KEY  DIR\njob  {point}\n"
     shell("umount", point)
+    assert shell("mount") == ""
     assert list(point.iterdir()) == []
     assert shell("changes", "job") == "M etc\nD etc/gone\nM etc/motd\nA new\\x0aline\n"
     assert shell("changes", "-0", "job") == "M etc\0D etc/gone\0M etc/motd\0A new\nline\0"
@@ -195,6 +198,7 @@ def test_interrupted_import_leaves_nothing(shell: Shell, number: signal.Signals,
         (["df", "missing"], "missing"),
         (["mount", "active", "/nonesuch/dir"], "/nonesuch/dir"),
         (["mount", "missing", "/"], "missing"),
+        (["mount", "active"], "directory"),
         (["umount", "/nonesuch"], "/nonesuch"),
         (["import", "/nonesuch.tar", "--name", "new"], "/nonesuch.tar"),
         (["import", "/dev/null", "--name", "new"], "/dev/null"),
