@@ -34,6 +34,8 @@ def one_of(arguments: argparse.Namespace, name: str, *, required: bool = False) 
 
 def import_(arguments: argparse.Namespace, out: Output) -> None:
     """Make a committed snapshot from a directory or an archive."""
+    from cowstore.cli._progress import read_with_bar
+
     source = arguments.source
     # Looked at before a store is made for it.
     if source == "-":
@@ -47,7 +49,8 @@ def import_(arguments: argparse.Namespace, out: Output) -> None:
         elif os.path.isdir(source):
             snapshot = store.import_directory(source, name=arguments.name)
         else:
-            snapshot = store.import_tar(source, name=arguments.name)
+            with read_with_bar(source) as archive:
+                snapshot = store.import_tar(archive, name=arguments.name)
     _made(snapshot, out)
 
 
