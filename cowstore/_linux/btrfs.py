@@ -400,7 +400,7 @@ def send(fd: Fd, to_fd: Fd, *, parent_id: int = 0, flags: SendFlag = SendFlag.NO
     :param parent_id: number of a subvolume, or 0 for the empty tree.
     :param version: of the stream; more than 1 only with ``SendFlag.VERSION``.
     :raises OSError: EPERM, one of them is not read-only or is deleted; EPIPE, the reader is gone; EINVAL, a flag the
-        kernel does not know; EPROTO, a version it does not.
+        kernel does not know; EPROTO, a version it does not; EINTR, a signal cut it short.
     """
     argument = abi.btrfs_ioctl_send_args(
         send_fd=number_of(to_fd), parent_root=parent_id, flags=flags, version=version if version > 1 else 0
@@ -408,4 +408,6 @@ def send(fd: Fd, to_fd: Fd, *, parent_id: int = 0, flags: SendFlag = SendFlag.NO
     if parent_id:
         argument.clone_sources = (ctypes.c_uint64 * 1)(parent_id)
         argument.clone_sources_count = 1
-    _do("BTRFS_IOC_SEND", fd, abi.IOC_SEND, argument)
+    # Not begun again after a signal: half a stream is with the reader.
+    if _ioctl(number_of(fd), abi.IOC_SEND, ctypes.byref(argument)) < 0:
+        raise oserror("ioctl(2) BTRFS_IOC_SEND")
