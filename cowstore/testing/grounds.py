@@ -1,0 +1,256 @@
+"""Awkward ground: odd paths of the store, a path that moves, a full disk, a store that is a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from cowstore.errors import CowstoreError, NotFound, OutOfSpace, StoreCorrupt, StoreMismatch
+from cowstore.testing import leaks, oracle
+from cowstore.testing._case import Factory, Ground, NotApplicable, case
+from cowstore.testing._expect import equal, refused
+from cowstore.testing.edits import Editor
+
+ODD_PATHS = {
+    "colon": b"a:b",
+    "comma": b"a,b",
+    "backslash": b"a\\b\\\\c",
+    "equals": b"lowerdir=x,upperdir=y:z",
+    "space": b" a b ",
+    "newline": b"a\nb",
+    "tab": b"a\tb",
+    "quotes": b"a'b\"c",
+    "percent": b"a%sb%00",
+    "hash": b"a#b?c",
+    "not utf-8": b"a\xff\xfeb",
+    "long": b"x" * 200,
+    "very long": b"/".join([b"y" * 200] * 8),
+    "escapes": b"a\\040b\\134",
+    "dash": b"-o",
+    "dollar": b"$HOME",
+}
+"""Directories in which a store must work, or be refused with the reason."""
+
+
+def _live(ground: Ground) -> None:
+    """Lead a short life in a store: three layers, changes, a view."""
+
+    def first(tree: Editor) -> None:
+        tree.write("file", "one")
+        tree.mkdir("dir")
+
+    def second(tree: Editor) -> None:
+        tree.write("file", "two")
+        tree.remove("dir")
+
+    ground.grow(first, second, lambda tree: tree.mkdir("dir"))
+
+
+def _at(ground: Ground, name: bytes) -> None:
+    """Live in a store whose directory has that name."""
+    root = os.path.join(os.fsencode(ground.directory), b"odd", name, b"store")
+    os.makedirs(os.path.dirname(root))
+    ground.root = os.fsdecode(root)
+    ground.shut()
+    _live(ground)
+    ground.reopen()
+    ground.same("layer-3")
+    ground.destroy()
+
+
+def _enter_paths() -> None:
+    """Make one case of each odd path, so that each is named when it fails."""
+    for word, name in ODD_PATHS.items():
+
+        def odd(ground: Ground, name: bytes = name) -> None:
+            _at(ground, name)
+
+        odd.__name__ = f"path_{word.replace(' ', '_').replace('-', '_')}"
+        odd.__doc__ = f"A store works in a directory called {os.fsdecode(name[:40])!r}."
+        case("OV-03, OV-01; anchors 4.6 (10): odd store paths")(odd)
+
+
+_enter_paths()
+
+
+@case("OV-02: util-linux#1992")
+def many_long_lowers(ground: Ground) -> None:
+    """A dozen layers below a path of hundreds of bytes: beyond what one option's value may hold."""
+    root = os.path.join(ground.directory, *["z" * 150] * 2, "store")
+    os.makedirs(os.path.dirname(root))
+    ground.root = root
+    ground.shut()
+    keys = ground.grow(*[lambda tree, n=n: tree.write(f"file-{n}", str(n)) for n in range(12)])
+    ground.look(keys[-1])
+
+
+@case("design: the path is a name")
+def relative_and_link(ground: Ground) -> None:
+    """A store is the same by an absolute path, a relative one, a symbolic link, bytes and a path object."""
+    import pathlib
+
+    _live(ground)
+    ground.shut()
+    link = os.path.join(ground.directory, "link")
+    os.symlink(ground.root, link)
+    here = os.getcwd()
+    os.chdir(ground.directory)
+    try:
+        for name in (link, "store", "./store/../store", pathlib.Path(ground.root), os.fsencode(ground.root)):
+            with ground.factory.open(name) as store:  # type: ignore[arg-type]
+                os.chdir("/")
+                assert {found.key for found in store.walk()} >= {"layer-1", "layer-2", "layer-3"}, f"keys by {name!r}"
+                with store.mounted("layer-3") as root:
+                    oracle.assert_same(ground.flat, root, what=f"by {name!r}")
+                os.chdir(ground.directory)
+    finally:
+        os.chdir(here)
+
+
+@case("anchors 4.6 (7): a store that moved")
+def moved_store(ground: Ground) -> None:
+    """A store whose directory was renamed works at its new place, or is refused with both places and the way out."""
+    _live(ground)
+    ground.shut()
+    old, new = ground.root, os.path.join(ground.directory, "moved")
+    os.rename(old, new)
+    ground.root = new
+    said = ""
+    try:
+        ground.reopen()
+    except StoreMismatch as error:
+        said = str(error)
+        os.rename(new, old)
+        ground.root = old
+        ground.reopen()
+    if said:
+        assert old in said, f"the message does not name {old}: {said}"
+        assert new in said, f"the message does not name {new}: {said}"
+    ground.same("layer-3")
+    ground.clean()
+
+
+@case("CL-05: what is no store")
+def not_a_store(ground: Ground) -> None:
+    """A file, a directory of other things, and a missing store are refused with the path; nothing is touched."""
+    plain = os.path.join(ground.directory, "plain")
+    with open(plain, "w", encoding="utf-8") as file:
+        file.write("mine")
+    for path in (plain, f"{plain}/below"):
+        error = refused(CowstoreError, lambda path=path: ground.factory.open(path))  # type: ignore[misc]
+        assert path in str(error), f"the message does not name {path}: {error}"
+    full = ground.scratch("full")
+    Editor(full).write("precious", "mine")
+    error = refused(CowstoreError, lambda: ground.factory.open(full))
+    assert full in str(error), f"the message does not name {full}: {error}"
+    equal(os.listdir(full), ["precious"], "the directory of other things")
+    missing = os.path.join(ground.directory, "missing")
+    refused(NotFound, lambda: ground.factory.open(missing, create=False))
+    refused(NotFound, lambda: ground.factory.open(missing, read_only=True))
+    assert not os.path.exists(missing), "a store was made although create was False"
+    empty = ground.scratch("empty")
+    ground.factory.open(empty).destroy()
+
+
+@case("ST-02: truncated metadata")
+def damaged_catalog(ground: Ground) -> None:
+    """A catalog that is empty, cut in half, or from the future is refused by name; nothing is deleted."""
+    import sqlite3
+
+    _live(ground)
+    ground.shut()
+    catalog = os.path.join(ground.root, "catalog.db")
+    with open(catalog, "rb") as file:
+        whole = file.read()
+    tree = sorted(os.listdir(os.path.join(ground.root, ground.factory.driver)))
+
+    def put(data: bytes) -> None:
+        for name in ("catalog.db", "catalog.db-wal", "catalog.db-shm"):
+            if os.path.exists(os.path.join(ground.root, name)):
+                os.unlink(os.path.join(ground.root, name))
+        with open(catalog, "wb") as file:
+            file.write(data)
+
+    for data in (b"", b"\0" * len(whole), whole[: len(whole) // 2 // 4096 * 4096], b"{}" + whole[2:]):
+        put(data)
+        error = refused(CowstoreError, lambda: _use(ground))
+        assert isinstance(error, (StoreCorrupt, StoreMismatch)), f"the class should tell that it is damage: {error!r}"
+        assert "catalog" in str(error), f"the message does not name the catalog: {error}"
+        equal(sorted(os.listdir(os.path.join(ground.root, ground.factory.driver))), tree, "the driver's directory")
+        ground.shut()
+    put(whole)
+    with sqlite3.connect(catalog) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    error = refused(StoreMismatch, lambda: _use(ground))
+    assert "99" in str(error), f"the message does not name the schema: {error}"
+    with sqlite3.connect(catalog) as connection:
+        connection.execute(f"PRAGMA user_version={version}")
+    connection.close()
+    ground.reopen()
+    ground.same("layer-3")
+
+
+def _use(ground: Ground) -> None:
+    ground.reopen()
+    list(ground.store.walk())
+    ground.store.prepare("new")
+    findings = ground.store.check()
+    if findings:
+        raise StoreCorrupt(f"the catalog is damaged: {findings}")
+
+
+@case("CL-05: a full file system", privileged=True)
+def full_disk(ground: Ground) -> None:
+    """On a file system without room, an import fails as OutOfSpace, leaves nothing, and works once there is room."""
+    from cowstore._linux.mount import mount, umount2
+
+    if ground.factory.driver not in {"overlay", "copy"}:
+        raise NotApplicable("the driver keeps its data in a pool, whose filling up is a case of its own")
+    small = ground.scratch("small")
+    source = ground.scratch("source")
+    Editor(source).write("large", os.urandom(1 << 20) * 12)
+    mount("tmpfs", small, "tmpfs", 0, "size=8m,mode=755")  # type: ignore[arg-type]
+    inner = Ground(Factory(ground.factory.driver, options=ground.factory.options, directory=small), "inner")
+    try:
+        store = inner.store
+        store.prepare("before")
+        error = refused(OutOfSpace, lambda: store.import_directory(source, name="large"))
+        assert error.what in {"data", "inodes"}, f"what is full: {error.what}"
+        equal(inner.listed(), {"before"}, "keys")
+        inner.clean()
+        with inner.mounted("before") as root:
+            error_in_mount = refused(OSError, lambda: Editor(root).write("large", bytes(12 << 20)))
+            equal(error_in_mount.errno, errno.ENOSPC, "errno inside the mount")
+        store.remove("before", wait=True)
+        os.truncate(f"{source}/large", 1 << 20)
+        store.import_directory(source, name="large")
+        inner.look("large", source)
+        inner.destroy()
+    except BaseException:
+        inner.abandon()
+        raise
+    finally:
+        inner.discard()
+        umount2(small, 0)  # type: ignore[arg-type]
+
+
+@case("ST-10: stale mounts after a reboot", privileged=True)
+def unmounted_by_hand(ground: Ground) -> None:
+    """A tree that somebody unmounted under a living lease is mounted again when it is next asked for."""
+    from cowstore._linux.mount import umount2
+
+    base = ground.grow(lambda tree: tree.write("file", "base"))[0]
+    ground.store.prepare("active", base)
+    try:
+        with ground.mounted("active") as root:
+            umount2(root, 0)  # type: ignore[arg-type]
+            with ground.mounted("active") as again:
+                assert os.path.exists(f"{again}/file"), "an empty directory was handed out"
+    except CowstoreError:
+        # Saying that the mount has gone is as good as passing over it.
+        pass
+    equal(leaks.mounts_below(ground.root), [], "mounts")
+    ground.reopen()
+    ground.same("active")

@@ -1,0 +1,249 @@
+"""Each capability a driver claims is tried, and so is each it does not claim: a flag that lies fails here."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import time
+
+from cowstore.errors import Unsupported
+from cowstore.model import Capabilities
+from cowstore.testing._case import Ground, case
+from cowstore.testing._expect import equal, refused
+from cowstore.testing.edits import Editor
+
+PROVEN_BY = {
+    "max_depth": "depth.limit_is_honest",
+    "size_limits": "graph.quota",
+    "shares_page_cache": "honesty.page_cache",
+    "directory_rename": "snapshots.rename",
+    "adopts": "honesty.adopts",
+    "volatile_mounts": "honesty.volatile_mounts",
+    "instant_create": "honesty.instant_create",
+    "rootless": "honesty.rootless",
+    "inode_usage": "honesty.inode_usage",
+    "kernel_changes": "honesty.kernel_changes",
+}
+"""The case that fails when a flag lies."""
+
+
+@case("anchors 4.6 (11)")
+def every_flag_has_a_case(ground: Ground) -> None:
+    """The table of flags and their cases is complete, and the driver's flags are a frozen value."""
+    capabilities = ground.store.status().capabilities
+    assert isinstance(capabilities, Capabilities), f"capabilities are {type(capabilities)}"
+    missing = {field.name for field in dataclasses.fields(Capabilities)} - PROVEN_BY.keys()
+    assert not missing, f"flags without a case: {missing}"
+    equal(ground.store.capabilities, capabilities, "the two ways to ask")
+    refused(dataclasses.FrozenInstanceError, lambda: setattr(capabilities, "adopts", True))
+
+
+@case("anchors 4.6 (11): adopts")
+def adopts(ground: Ground) -> None:
+    """A directory outside can be adopted exactly if the driver claims it; a refusal makes nothing."""
+    source = ground.scratch("outside")
+    Editor(source).write("file", "outside")
+    if ground.store.status().capabilities.adopts:
+        ground.store.adopt("adopted", source)
+        ground.same("adopted", source)
+    else:
+        refused(Unsupported, lambda: ground.store.adopt("adopted", source))
+        equal(ground.listed(), set(), "keys")
+
+
+@case("anchors 4.6 (11): instant_create", slow=True)
+def instant_create(ground: Ground) -> None:
+    """A child of a large parent is made as fast as one of a small parent, if the driver claims it."""
+    if not ground.store.status().capabilities.instant_create:
+        return
+    sources = {"small": ground.scratch("small"), "large": ground.scratch("large")}
+    Editor(sources["small"]).write("file", "x")
+    tree = Editor(sources["large"])
+    for number in range(40):
+        tree.mkdir(f"dir-{number}")
+        for inner in range(50):
+            with open(tree.at(f"dir-{number}/{inner}"), "wb") as file:
+                file.write(b"x" * 5000)
+    best = {}
+    for name, source in sources.items():
+        ground.store.import_directory(source, name=name)
+        times = []
+        for _ in range(9):
+            start = time.monotonic()
+            ground.store.prepare("child", name)
+            times.append(time.monotonic() - start)
+            ground.store.remove("child")
+        best[name] = min(times)
+    # A copy of 2 000 files takes tens of milliseconds; anything instant is far below.
+    assert best["large"] < 3 * best["small"] + 0.01, f"seconds for a child: {best}"
+
+
+@case("anchors 4.6 (11): shares_page_cache")
+def page_cache(ground: Ground) -> None:
+    """What is read through one child is in the page cache for its sibling exactly if the driver claims it."""
+    source = ground.scratch("source")
+    Editor(source).write("file", b"cached" * 200_000)
+    ground.store.import_directory(source, name="base")
+    os.sync()
+    ground.store.prepare("one", "base")
+    ground.store.prepare("two", "base")
+    claimed = ground.store.status().capabilities.shares_page_cache
+    with ground.mounted("one") as one, ground.mounted("two") as two:
+        for root in (one, two):
+            fd = os.open(f"{root}/file", os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+        equal(_cached(f"{two}/file"), False, "cached before anything was read")
+        with open(f"{one}/file", "rb") as file:
+            file.read()
+        found = _cached(f"{two}/file")
+    if claimed:
+        assert found, "the sibling's file is not in the page cache, although shares_page_cache is claimed"
+    elif found:
+        raise AssertionError("the sibling's file is in the page cache; claim shares_page_cache")
+
+
+def _cached(path: str) -> bool:
+    """Tell whether most of a file is in the page cache, without reading it. Source: mincore(2)."""
+    import ctypes
+    import mmap
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address in {None, ctypes.c_void_p(-1).value}:
+            raise OSError(ctypes.get_errno(), "mmap", path)
+        pages = -(-size // mmap.PAGESIZE)
+        present = (ctypes.c_ubyte * pages)()
+        try:
+            if libc.mincore(address, size, present) != 0:
+                raise OSError(ctypes.get_errno(), "mincore", path)
+        finally:
+            libc.munmap(address, size)
+    finally:
+        os.close(fd)
+    return sum(page & 1 for page in present) > pages // 2
+
+
+@case("anchors 4.6 (11): volatile_mounts; OV-18")
+def volatile_mounts(ground: Ground) -> None:
+    """An ephemeral snapshot works, is mounted twice, and its mount syncs nothing where the driver claims that."""
+    base = ground.grow(lambda tree: tree.write("file", "base"))[0]
+    ground.store.prepare("short", base, ephemeral=True)
+    for number in range(2):
+        with ground.mounted("short") as root:
+            Editor(root, round_=3 + number).write(f"file-{number}", "x")
+    with ground.mounted("short") as root:
+        equal(sorted(os.listdir(root)), ["file", "file-0", "file-1"], "names")
+    claimed = ground.store.status().capabilities.volatile_mounts
+    mounts = ground.store.mounts("short")
+    ground.store.release("short")
+    ground.store.prepare("long", base)
+    kept = ground.store.mounts("long")
+    ground.store.release("long")
+    words = {name for mount in mounts for name, _ in mount.options}
+    usual = {name for mount in kept for name, _ in mount.options}
+    if claimed:
+        assert words != usual, "the mounts of an ephemeral snapshot are the same as those of any other"
+    else:
+        equal(words, usual, "options of an ephemeral snapshot's mounts")
+
+
+@case("anchors 4.6 (11): inode_usage")
+def inode_usage(ground: Ground) -> None:
+    """Inodes are counted exactly if the driver claims it; otherwise they are -1."""
+    ground.store.prepare("active")
+    with ground.mounted("active") as root:
+        Editor(root).write("file", "x")
+    found = ground.store.usage("active").inodes
+    if ground.store.status().capabilities.inode_usage:
+        assert found >= 1, f"inodes of a snapshot with a file: {found}"
+    else:
+        equal(found, -1, "inodes that cannot be counted")
+
+
+@case("anchors 4.6 (11): kernel_changes; BE-03")
+def kernel_changes(ground: Ground) -> None:
+    """Where the kernel tells the changes, they cost what changed, not what is there, and agree with the comparison."""
+    if not ground.store.status().capabilities.kernel_changes:
+        return
+    source = ground.scratch("source")
+    tree = Editor(source)
+    for number in range(20):
+        tree.mkdir(f"dir-{number}")
+        for inner in range(100):
+            with open(tree.at(f"dir-{number}/{inner}"), "wb") as file:
+                file.write(b"x")
+    ground.store.import_directory(source, name="base")
+    ground.store.prepare("active", "base")
+    with ground.mounted("active") as root:
+        Editor(root, round_=1).write("dir-3/7", "changed")
+    times, found = [], []
+    for _ in range(3):
+        start = time.monotonic()
+        found = ground.changes("active")
+        times.append(time.monotonic() - start)
+    equal(found, [("modified", "dir-3"), ("modified", "dir-3/7")], "changes")
+    start = time.monotonic()
+    for directory, _, files in os.walk(source):
+        for name in files:
+            os.lstat(os.path.join(directory, name))
+    walked = time.monotonic() - start
+    # Twice looking at 2 000 files, generously: a comparison opens and lists both trees and takes far longer.
+    assert min(times) < walked * 2 + 0.02, f"changes took {min(times):.4f} s, looking at every file {walked:.4f} s"
+
+
+@case("anchors 4.6 (11): rootless", privileged=True)
+def rootless(ground: Ground) -> None:
+    """An ordinary user can make a store and use it exactly if the driver claims it."""
+    import signal
+    import traceback
+
+    claimed = ground.store.status().capabilities.rootless
+    home = ground.scratch("home")
+    os.chown(home, 65534, 65534)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(60)
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.environ["HOME"] = home
+            with ground.factory.open(f"{home}/store") as store:
+                store.prepare("active")
+                store.commit("layer", "active")
+                store.prepare("child", "layer")
+                list(store.changes("child"))
+                store.usage("child")
+                assert not store.check()
+                store.destroy()
+            code = 0
+        except OSError as error:
+            code = 2 if error.errno == errno.EACCES else 1
+            traceback.print_exc()
+        except BaseException as error:  # noqa: BLE001 - told to the parent
+            os.write(writer, f"{type(error).__name__}: {error}".encode(errors="replace")[:4000])
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if claimed:
+        equal(code, 0, f"status of an ordinary user's work, which said {said!r}")
+    elif code == 0:
+        raise AssertionError("an ordinary user could do everything; claim rootless")
+    else:
+        assert said.startswith(("DriverUnavailable", "Unsupported")), (
+            f"the refusal is not one that says what to do: {said}"
+        )

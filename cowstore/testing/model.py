@@ -1,0 +1,378 @@
+"""A model of a store: plain directories for trees, a dictionary for the catalog; random scripts are played on both.
+
+A :class:`Player` does each verb on the store and on the model and asserts that both agree: in what they return, in the
+class of what they raise, in trees and in changes. :func:`play` plays a script made from a seed; the same seed makes the
+same script for every driver. A property-testing tool can call the player's verbs itself and shrink what fails.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from dataclasses import dataclass, field
+
+from cowstore.errors import AlreadyExists, Busy, CowstoreError, HasChildren, NotFound, WrongKind
+from cowstore.testing import oracle
+from cowstore.testing._case import Factory, Ground
+from cowstore.testing.edits import Editor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEYS = ("a", "b", "c", "d", "e", "f")
+"""Keys a script chooses from."""
+
+PATHS = ("x", "y", "z", "x/x", "x/y", "y/x", "y/z", "x/x/x", "x/x/y", "n\xe9", "w.\udcff")
+"""Paths a script chooses from: few, so that edits meet."""
+
+IN_PLACE = (
+    "write",
+    "append",
+    "write_at",
+    "truncate",
+    "chmod",
+    "chown",
+    "setxattr",
+    "utime",
+    "touch_back",
+    "link",
+    "move",
+)
+"""Edits that make a layered file system copy a file up."""
+
+EDITS = (*IN_PLACE, "replace", "mkdir", "remove", "symlink", "fifo", "device", "sparse", "socket", "removexattr")
+"""All edits."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What the model knows of one snapshot.
+
+    :ivar tree: plain directory with its tree. :ivar linked: names that are hard links in the parent's tree.
+    """
+
+    kind: str
+    parent: str | None
+    tree: str
+    labels: dict[str, str] = field(default_factory=dict)
+    linked: frozenset[bytes] = frozenset()
+
+
+class Player:
+    """Plays verbs on a store and on the model.
+
+    :ivar script: what was played, as lines of Python.
+    """
+
+    def __init__(self, factory: Factory) -> None:
+        self.ground = Ground(factory, "model")
+        self.model: dict[str, Known] = {}
+        self.script: list[str] = []
+        self._trees = 0
+        self._round = 1
+
+    def close(self, *, failed: bool = False) -> None:
+        """Destroy the store, asserting that it is clean unless the script *failed*."""
+        try:
+            if not failed:
+                self.ground.destroy()
+        finally:
+            self.ground.abandon()
+            self.ground.discard()
+
+    def __str__(self) -> str:
+        return "\n".join(self.script)
+
+    # Verbs of the store.
+
+    def _both(self, line: str, expected: type[CowstoreError] | None, verb: Callable[[], object]) -> bool:
+        """Do *verb* on the store and compare what it raises; tell whether it was done."""
+        self.script.append(line)
+        try:
+            verb()
+        except CowstoreError as error:
+            if expected is None or type(error) is not expected:
+                wanted = "nothing" if expected is None else expected.__name__
+                raise AssertionError(f"{line}: expected {wanted}, got {type(error).__name__}: {error}") from error
+            return False
+        assert expected is None, f"{line}: expected {expected.__name__}, but it was done"
+        return True
+
+    def _making(self, key: str, parent: str | None) -> type[CowstoreError] | None:
+        if key in self.model:
+            return AlreadyExists
+        if parent is not None and parent not in self.model:
+            return NotFound
+        if parent is not None and self.model[parent].kind != "committed":
+            return WrongKind
+        return None
+
+    def _new_tree(self, source: str | None) -> str:
+        self._trees += 1
+        path = self.ground.scratch(f"tree-{self._trees}")
+        if source is not None:
+            oracle.copy(source, path)
+        return path
+
+    def _linked(self, parent: str | None) -> frozenset[bytes]:
+        if parent is None:
+            return frozenset()
+        return frozenset(path for path, entry in oracle.scan(self.model[parent].tree).items() if len(entry.links) > 1)
+
+    def prepare(self, key: str, parent: str | None) -> None:
+        """Play prepare."""
+        expected = self._making(key, parent)
+        line = f"store.prepare({key!r}, {parent!r})"
+        if self._both(line, expected, lambda: self.ground.store.prepare(key, parent)):
+            tree = self._new_tree(None if parent is None else self.model[parent].tree)
+            self.model[key] = Known("active", parent, tree, linked=self._linked(parent))
+            if parent is None:
+                with self.ground.mounted(key) as root:
+                    Editor(root)
+                Editor(tree)
+            self._same(key)
+
+    def view(self, key: str, parent: str) -> None:
+        """Play view."""
+        expected = self._making(key, parent)
+        if self._both(f"store.view({key!r}, {parent!r})", expected, lambda: self.ground.store.view(key, parent)):
+            self.model[key] = Known("view", parent, self.model[parent].tree)
+            self._same(key)
+
+    def commit(self, name: str, key: str) -> None:
+        """Play commit."""
+        known = self.model.get(key)
+        expected: type[CowstoreError] | None = None
+        if known is None:
+            expected = NotFound
+        elif known.kind != "active":
+            expected = WrongKind
+        elif name in self.model:
+            expected = AlreadyExists
+        if self._both(f"store.commit({name!r}, {key!r})", expected, lambda: self.ground.store.commit(name, key)):
+            assert known is not None
+            del self.model[key]
+            self.model[name] = Known("committed", known.parent, known.tree)
+            self._same(name)
+            self.changes(name, None)
+
+    def remove(self, key: str) -> None:
+        """Play remove."""
+        expected: type[CowstoreError] | None = None
+        if key not in self.model:
+            expected = NotFound
+        elif any(known.parent == key for known in self.model.values()):
+            expected = HasChildren
+        if self._both(f"store.remove({key!r})", expected, lambda: self.ground.store.remove(key)):
+            del self.model[key]
+
+    def update(self, key: str, labels: dict[str, str]) -> None:
+        """Play update."""
+        expected = None if key in self.model else NotFound
+        line = f"store.update({key!r}, {labels!r})"
+        if self._both(line, expected, lambda: self.ground.store.update(key, labels)):
+            self.model[key].labels = dict(labels)
+
+    def import_directory(self, name: str, source: str) -> None:
+        """Play import_directory, of the plain tree of the snapshot *source*."""
+        if source not in self.model:
+            return
+        tree = self.model[source].tree
+        expected = AlreadyExists if name in self.model else None
+        line = f"store.import_directory(<tree of {source!r}>, name={name!r})"
+        if self._both(line, expected, lambda: self.ground.store.import_directory(tree, name=name)):
+            self.model[name] = Known("committed", None, self._new_tree(tree))
+            self._same(name)
+
+    def changes(self, key: str, base: str | None) -> None:
+        """Play changes, from the parent or from *base*."""
+        known = self.model.get(key)
+        if known is None or (base is not None and base not in self.model):
+            self._both(f"store.changes({key!r}, {base!r})", NotFound, lambda: self.ground.changes(key, base))
+            return
+        line = f"store.changes({key!r}, {base!r})"
+        self.script.append(line)
+        below = base if base is not None else known.parent
+        lower = oracle.scan(self.model[below].tree) if below is not None else {}
+        found = self.ground.changes(key, base)
+        expected = oracle.changes(lower, oracle.scan(known.tree))
+        if below is None:
+            # Whether the root itself was added is a matter of words.
+            found = [change for change in found if change[1] != "."]
+            expected = [change for change in expected if change[1] != "."]
+        oracle.assert_changes(found, expected, what=line)
+
+    def busy(self, key: str) -> None:
+        """Mount, and play the verbs that are refused meanwhile."""
+        known = self.model.get(key)
+        if known is None:
+            return
+        with self.ground.mounted(key):
+            children = any(other.parent == key for other in self.model.values())
+            expected: tuple[type[CowstoreError], ...] = (Busy, HasChildren) if children else (Busy,)
+            self.script.append(f"with store.mounted({key!r}): store.remove({key!r})")
+            try:
+                self.ground.store.remove(key)
+            except expected:
+                pass
+            else:
+                raise AssertionError(f"{key} was removed while mounted")
+        self._same(key)
+
+    def reopen(self) -> None:
+        """Close and open the store."""
+        self.script.append("store.close(); store = open(...)")
+        self.ground.reopen()
+        self.look()
+
+    def look(self) -> None:
+        """Compare the catalog with the model, and let the store check itself."""
+        found = {
+            snapshot.key: (str(snapshot.kind), snapshot.parent, dict(snapshot.labels))
+            for snapshot in self.ground.store.walk()
+        }
+        expected = {key: (known.kind, known.parent, known.labels) for key, known in self.model.items()}
+        assert found == expected, f"the catalog says {found}, expected {expected}"
+        self.ground.clean()
+
+    def _same(self, key: str) -> None:
+        self.ground.same(key, self.model[key].tree)
+
+    # Edits.
+
+    def edit(self, key: str, name: str, path: str, other: str, number: int) -> None:
+        """Play one edit on the mounted snapshot and on the plain tree; what it raises must be the same, too.
+
+        :param other: second path, for edits that need one. :param number: decides on what else the edit needs.
+        """
+        known = self.model.get(key)
+        if known is None or known.kind != "active" or self._is_left_out(known, name, path, other):
+            return
+        self.script.append(f"edit({key!r}, {name!r}, {path!r}, {other!r}, {number})")
+        self._round += 1
+        with self.ground.mounted(key) as root:
+            said = [_attempt(Editor(top, round_=self._round), name, path, other, number) for top in (known.tree, root)]
+            assert said[0] == said[1], f"{self.script[-1]}: a plain directory says {said[0]}, the snapshot {said[1]}"
+            oracle.assert_same(known.tree, root, what=f"{key} after {self.script[-1]}")
+        self._same(key)
+
+    def _is_left_out(self, known: Known, name: str, path: str, other: str) -> bool:
+        """Tell whether an edit is one that drivers are known and allowed to differ in.
+
+        A file system of layers splits a name from the other names of its file when the file comes from below and is
+        changed through that name. Opening a FIFO waits. A directory is not renamed over another by what stands for
+        rename(2) where the driver has none.
+        """
+        full = os.path.join(known.tree, path)
+        opens = name in {"write", "append", "write_at", "truncate", "touch_back"}
+        if opens and os.path.lexists(full) and not stat.S_ISREG(os.lstat(full).st_mode):
+            return True
+        if name == "move" and os.path.lexists(os.path.join(known.tree, other)):
+            return True
+        if name not in IN_PLACE:
+            return False
+        touched = os.fsencode(path)
+        return any(link == touched or link.startswith(touched + b"/") for link in known.linked)
+
+
+def _attempt(tree: Editor, name: str, path: str, other: str, number: int) -> str:
+    """Do one edit; return what it raised, as a word."""
+    try:
+        _do(tree, name, path, other, number)
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    except ValueError as error:
+        return str(error)
+    return "done"
+
+
+def _do(tree: Editor, name: str, path: str, other: str, number: int) -> None:
+    match name:
+        case "write" | "append" | "replace":
+            getattr(tree, name)(path, bytes([65 + number % 26]) * (number % 5000))
+        case "write_at":
+            tree.write_at(path, number % 9000, b"written")
+        case "truncate":
+            tree.truncate(path, number % 3000)
+        case "touch_back":
+            before = os.lstat(tree.at(path))
+            tree.write_at(path, 0, bytes([48 + number % 10]) * min(before.st_size, 3))
+            tree.utime(path, before.st_mtime_ns)
+        case "chmod":
+            if not os.path.islink(tree.at(path)):
+                tree.chmod(path, (0o755, 0o700, 0o711, 0o1777, 0o4755, 0o640)[number % 6])
+        case "chown":
+            if os.geteuid() == 0:
+                tree.chown(path, number % 3, number % 5)
+        case "setxattr":
+            tree.setxattr(path, f"user.{number % 2}", bytes([number % 256]) * (number % 50))
+        case "removexattr":
+            tree.removexattr(path, f"user.{number % 2}")
+        case "utime":
+            tree.utime(path, 1_500_000_000_000_000_000 + number)
+        case "symlink":
+            tree.symlink(f"nowhere-{number}", path)
+        case "fifo" | "socket" | "mkdir" | "remove":
+            getattr(tree, name)(path)
+        case "device":
+            if os.geteuid() == 0:
+                tree.device(path, 240, number % 1000, block=number % 2 == 0)
+        case "sparse":
+            if not os.path.lexists(tree.at(path)):
+                tree.sparse(path, 100_000 + number, (50_000, b"middle"))
+        case "link" | "move":
+            if not (other + "/").startswith(path + "/"):
+                getattr(tree, name)(path, other)
+        case _:
+            raise AssertionError(f"unknown edit {name}")
+
+
+def step(player: Player, chance: random.Random) -> None:
+    """Play one verb or edit, chosen by *chance*."""
+    key, other = chance.choice(KEYS), chance.choice(KEYS)
+    active = [name for name, known in player.model.items() if known.kind == "active"]
+    committed = [name for name, known in player.model.items() if known.kind == "committed"]
+    verb = chance.random()
+    if verb < 0.5 and active:
+        paths = chance.choice(PATHS), chance.choice(PATHS)
+        player.edit(chance.choice(active), chance.choice(EDITS), *paths, chance.randrange(100_000))
+    elif verb < 0.65:
+        player.prepare(key, chance.choice([None, other, *committed]))
+    elif verb < 0.77:
+        player.commit(key, chance.choice([other, *active]))
+    elif verb < 0.83:
+        player.remove(key)
+    elif verb < 0.87:
+        player.view(key, chance.choice([other, *committed]))
+    elif verb < 0.92:
+        player.changes(key, chance.choice([None, other]))
+    elif verb < 0.94:
+        player.update(key, {"n": str(chance.randrange(10))})
+    elif verb < 0.96:
+        player.import_directory(key, other)
+    elif verb < 0.98:
+        player.busy(key)
+    else:
+        player.reopen()
+
+
+def play(factory: Factory, seed: int, *, steps: int = 60) -> None:
+    """Play the script that *seed* makes.
+
+    :raises AssertionError: store and model differ; the script is in its notes.
+    """
+    player = Player(factory)
+    chance = random.Random(seed)  # noqa: S311 - the same script each time is the point
+    failed = True
+    try:
+        for _ in range(steps):
+            step(player, chance)
+        player.look()
+        failed = False
+    except BaseException as error:
+        error.add_note(f"seed {seed}, script:\n{player}")
+        raise
+    finally:
+        player.close(failed=failed)
