@@ -83,8 +83,8 @@ def configure(
 ) -> None:
     """Attach a file to a free device in one step.
 
-    ``block_size`` is the logical block size in bytes, 0 for the kernel's choice; ``file_name`` is what losetup shows, of
-    which no more than 63 bytes are kept.
+    ``block_size`` is the logical block size in bytes, 0 for the kernel's choice; ``file_name`` is what losetup shows,
+    of which no more than 63 bytes are kept.
 
     Raises:
         OSError: EBUSY, the device has been taken; EINVAL, or ENOTTY before Linux 5.8.

@@ -1,0 +1,413 @@
+"""The driver's verbs. A thin device's number in the pool is the store's id; the base is 0."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+
+from cowstore import _faults
+from cowstore._linux import dm
+from cowstore._linux.fd import open_
+from cowstore._linux.files import syncfs
+from cowstore.driver import Driver
+from cowstore.drivers.devicemapper import filesystem, opening
+from cowstore.drivers.devicemapper.base import BASE, COMPLETE
+from cowstore.drivers.devicemapper.locks import METADATA_SNAPSHOT, UserLock, locked
+from cowstore.drivers.devicemapper.metadata import Metadata
+from cowstore.drivers.devicemapper.nodes import block_node
+from cowstore.drivers.devicemapper.options import Options as PoolOptions
+from cowstore.drivers.devicemapper.pool import DATA, METADATA
+from cowstore.drivers.devicemapper.record import IdRecord, Ids
+from cowstore.errors import Busy, CowstoreError, OutOfSpace, StoreCorrupt, Unsupported
+from cowstore.model import Capabilities, Mount, MountFlag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowstore.drivers.devicemapper.filesystem import SuperBlock
+    from cowstore.results import DriverStatus, FindingKind, Problem, Usage
+
+_LARGEST_ID = (1 << 24) - 1
+
+
+class DeviceMapper(Driver):
+    """Thin snapshots on a pool of its own.
+
+    A read-only mount of a sealed id is of a read-only device, without a replay of its journal, which is empty. Sizes
+    are those of the devices: a child is never smaller than its parent, and nothing shrinks. `usage` counts blocks of
+    the pool (64 KiB by default) that the id has and its parent has not.
+    """
+
+    name = "devicemapper"
+    Options = PoolOptions
+    capabilities = Capabilities(size_limits=True, volatile_mounts=True, inode_usage=False)
+    options: PoolOptions
+
+    def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
+        super().__init__(directory, options, volatile=volatile, read_only=read_only)
+        self._ids = Ids(directory)
+        self._lock: UserLock | None = UserLock(directory)
+        try:
+            self._pool, self._thins = opening.open_pool(directory, self.options, self._lock, read_only=read_only)
+        except BaseException:
+            self._lock.close()
+            raise
+        if not read_only:
+            self._ids.make()
+            self._reap()
+
+    @classmethod
+    def probe(cls, directory: str, options: object) -> None:
+        from cowstore.drivers.devicemapper.probing import probe
+
+        assert isinstance(options, PoolOptions)
+        probe(directory, options)
+
+    # Making.
+
+    def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
+        origin = BASE if parent is None else parent
+        if not BASE < id <= _LARGEST_ID:
+            raise Unsupported(f"a pool numbers its devices from 1 to {_LARGEST_ID}; {id} is beyond that", feature="ids")
+        inherited = self._pool.record.base_bytes if parent is None else self._known(parent).size_bytes
+        wanted = inherited if size_bytes is None else self._sized(size_bytes, inherited)
+        self._pool.ensure_room()
+        fresh = self._ids.add(id, IdRecord(parent=origin, size_bytes=inherited))
+        _faults.point("devicemapper.create.recorded")
+        if origin == BASE:
+            self._snapshot(id, origin, fresh=fresh)
+        else:
+            with locked(self.directory, origin), self._thins.suspended(origin):
+                self._snapshot(id, origin, fresh=fresh)
+        if wanted > inherited:
+            self.resize(id, wanted)
+
+    def _snapshot(self, id: int, origin: int, *, fresh: bool) -> None:
+        try:
+            self._pool.message(f"create_snap {id} {origin}")
+        except OSError as error:
+            if error.errno == errno.EEXIST and not fresh:
+                return  # Done before.
+            if fresh:
+                self._ids.drop(id)
+            if error.errno == errno.EEXIST:
+                text = f"the pool {self._pool.name} holds a device {id} of which nothing is known; run `cowstore check`"
+                raise StoreCorrupt(text, path=self.directory) from error
+            if error.errno == errno.ENODATA:
+                raise self._deleted(origin) from error
+            raise
+
+    def _sized(self, size_bytes: int, least: int) -> int:
+        """Round a size up to whole blocks, and make sure that it can be had."""
+        block = self._pool.record.block_bytes
+        size = -(-size_bytes // block) * block
+        if size < least:
+            raise Unsupported(
+                f"a snapshot cannot be limited to {size_bytes} bytes: its parent's file system has {least}, and a file "
+                "system is only ever grown; a store's smallest size is its option base_bytes",
+                feature="shrink",
+            )
+        most = self.options.data_limit_bytes if self._pool.record.on_files else self._pool.status().data_total
+        if size > max(most, least):
+            raise OutOfSpace(
+                f"a snapshot of {size_bytes} bytes can never be filled: the pool {self._pool.name} has room for {most}",
+                what=DATA,
+                total=most,
+            )
+        return size
+
+    def resize(self, id: int, size_bytes: int) -> None:
+        known = self._known(id)
+        size = self._sized(size_bytes, known.size_bytes)
+        self._pool.ensure_room()
+        with locked(self.directory, id):
+            self._ids.put(id, self._known(id).resize(size))
+            _faults.point("devicemapper.resize.recorded")
+            active = self._thins.find(id)
+            if active is not None and active.live:
+                self._thins.resize(id, size)
+            info = self._thins.activate(id, size, read_only=False)
+            try:
+                _faults.point("devicemapper.resize.device")
+                self._grow(id, info, size)
+            finally:
+                if active is None:
+                    self._thins.deactivate(id, defer=True)
+
+    def _grow(self, id: int, info: dm.Info, size: int) -> None:
+        from cowstore.mounting import detached
+
+        block = self._super_block(id, info).block_bytes
+        with detached([self._mount(info, read_only=False, subdir=None)]) as top:
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top.fileno())
+            try:
+                filesystem.grow(self._pool.record.file_system, fd, block, size)
+            finally:
+                os.close(fd)
+
+    def seal(self, id: int) -> None:
+        with locked(self.directory, id):
+            known = self._known(id)
+            if not known.sealed:
+                self._settle(id, known)
+                self._ids.put(id, known.seal())
+                _faults.point("devicemapper.seal.recorded")
+            if not self.volatile:
+                self._ids.sync()
+                # A message that changes nothing, but that makes the pool commit all it has.
+                self._pool.message(f"set_transaction_id {COMPLETE} {COMPLETE}")
+
+    def _settle(self, id: int, known: IdRecord) -> None:
+        """Leave a clean file system on an id that nobody has mounted, and all of it on the disk."""
+        info = self._thins.activate(id, known.size_bytes, read_only=False)
+        try:
+            if info.open_count:
+                raise Busy(f"the device {info.name} is still mounted", holders=self._holders(id))
+            found = self._super_block(id, info)
+            if not found.clean:
+                self._replay(info)
+                found = self._super_block(id, info)
+            if found.damaged:
+                raise self._lost(id)
+            if not self.volatile:
+                with open_(self._thins.node(info), os.O_RDWR) as device:
+                    os.fsync(device.fileno())
+        finally:
+            self._thins.deactivate(id, defer=True)
+
+    def _replay(self, info: dm.Info) -> None:
+        """Mount and unmount, which empties the journal."""
+        from cowstore.mounting import detached
+
+        detached([self._mount(info, read_only=False, subdir=None)]).close()
+
+    def _lost(self, id: int) -> CowstoreError:
+        """Make the error for a file system to which not all could be written."""
+        status = self._pool.status()
+        if status.mode != "rw" or not status.free(DATA) or not status.free(METADATA):
+            return self._pool.full(DATA if not status.free(DATA) else METADATA, status)
+        return CowstoreError(
+            f"id {id} of the pool {self._pool.name} has lost writes (its file system notes an error, perhaps since the "
+            "pool was full for a time); remove it and make it again"
+        )
+
+    # Using.
+
+    def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
+        known = self._known(id)
+        with locked(self.directory, id):
+            info = self._thins.activate(id, known.size_bytes, read_only=known.sealed)
+        if not read_only:
+            self._grow_for_writers(known.size_bytes)
+        return (self._mount(info, read_only=read_only, volatile=volatile),)
+
+    def _mount(
+        self, info: dm.Info, *, read_only: bool, volatile: bool = False, subdir: bytes | None = filesystem.ROOT
+    ) -> Mount:
+        kind = self._pool.record.file_system
+        return Mount(
+            type=kind.value,
+            source=os.fsencode(self._thins.node(info)),
+            options=filesystem.mount_options(kind, read_only=info.read_only, volatile=volatile),
+            flags=MountFlag.RDONLY if read_only else MountFlag.NONE,
+            subdir=subdir,
+        )
+
+    def _grow_for_writers(self, size_bytes: int) -> None:
+        """Give the pool room for all that may be written to what is active now, as far as it may grow.
+
+        A pool that stays full is no reason not to mount: what is there can be read, and removed.
+        """
+        prefix = self._thins.name(0)[:-1]
+        active = sum(name.startswith(prefix) for name, _ in dm.list_devices(self._pool.control)) - 1
+        try:
+            self._pool.ensure_room(size_bytes + max(0, active - 1) * self._pool.record.base_bytes)
+        except OutOfSpace:
+            return
+
+    def before_unmount(self, id: int, root_fd: int) -> None:
+        """Write out what was written: unmounting would not tell that a full pool took none of it."""
+        if self.volatile:
+            return
+        try:
+            syncfs(root_fd)
+        except OSError as error:
+            raise self._lost(id) from error
+
+    def release(self, id: int) -> None:
+        with locked(self.directory, id):
+            self._thins.deactivate(id, defer=True)
+
+    # Removing.
+
+    def remove(self, id: int) -> None:
+        with locked(self.directory, id):
+            if self._remove(id):
+                self._ids.drop(id)
+            else:
+                # Somebody else's mount namespace holds a copy of the mount; its last close ends the device.
+                self._ids.doom(id)
+        self._reap()
+
+    def _remove(self, id: int) -> bool:
+        """Give back the blocks and delete the device; False while somebody holds it."""
+        if not self._thins.deactivate(id, defer=True):
+            return False
+        if self._pool.discards:
+            known = self._ids.get(id)
+            try:
+                self._thins.discard(id, self._pool.record.base_bytes if known is None else known.size_bytes)
+            except StoreCorrupt:
+                return True  # Not in the pool.
+            except Busy:
+                return False
+            finally:
+                gone = self._thins.deactivate(id, defer=True)
+            if not gone:
+                return False
+            _faults.point("devicemapper.remove.discarded")
+        try:
+            self._pool.message(f"delete {id}")
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EBUSY):
+                raise
+            return error.errno == errno.ENODATA
+        return True
+
+    def _reap(self) -> None:
+        """Remove what could not be removed before."""
+        for id in self._ids.doomed():
+            with locked(self.directory, id):
+                if self._ids.is_doomed(id) and self._remove(id):
+                    self._ids.drop(id)
+
+    def drain(self) -> None:
+        self._reap()
+
+    # Looking.
+
+    def _known(self, id: int) -> IdRecord:
+        known = self._ids.get(id)
+        if known is None:
+            text = f"{self._ids.path(id)} is gone: nothing is known of id {id}; run `cowstore check`"
+            raise StoreCorrupt(text, path=self._ids.path(id))
+        return known
+
+    def _deleted(self, id: int) -> StoreCorrupt:
+        text = f"the pool {self._pool.name} has no device {id} any more: it was deleted behind the store's back"
+        return StoreCorrupt(text, path=self.directory)
+
+    def _super_block(self, id: int, info: dm.Info) -> SuperBlock:
+        node = self._thins.node(info)
+        # Past the page cache: what a mounted file system wrote does not show there.
+        with open_(node, os.O_RDONLY) as device:
+            found = filesystem.read_super_block(device)
+        if found is None:
+            raise StoreCorrupt(f"id {id} ({node}) of the pool {self._pool.name} holds no file system", path=node)
+        return found
+
+    def _holders(self, id: int) -> list[int]:
+        from cowstore.drivers.devicemapper.thin import holders
+
+        return holders(self._thins.find(id))
+
+    @contextmanager
+    def _metadata(self) -> Iterator[Metadata]:
+        """Hold the pool's one metadata snapshot for the length of a block."""
+        with locked(self.directory, METADATA_SNAPSHOT):
+            try:
+                self._pool.message("reserve_metadata_snap")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                # Left by a killed process: nobody else can hold it while we have the lock.
+                self._pool.message("release_metadata_snap")
+                self._pool.message("reserve_metadata_snap")
+            try:
+                root = self._pool.status().held_root
+                assert root is not None
+                with Metadata(self._metadata_node(), root) as metadata:
+                    yield metadata
+            finally:
+                self._pool.message("release_metadata_snap")
+
+    def _metadata_node(self) -> str:
+        """Return the node of the device below the pool that holds its metadata: the first its table names."""
+        _, (target,) = dm.table_status(self._pool.control, self._pool.name, flags=dm.DmFlag.STATUS_TABLE)
+        major, _, minor = target.params.split()[0].partition(":")
+        dev = os.makedev(int(major), int(minor))
+        return block_node(self.directory, dev) if self._pool.record.on_files else self._pool.path(METADATA)
+
+    def held(self) -> set[int]:
+        with self._metadata() as metadata:
+            found = set(metadata.devices())
+        return (found | set(self._ids)) - {BASE} - set(self._ids.doomed())
+
+    def holds(self, id: int) -> bool:
+        return self._ids.get(id) is not None or self._ids.is_doomed(id)
+
+    def usage(self, id: int) -> Usage:
+        from cowstore.results import Usage
+
+        known = self._known(id)
+        self._write_out(id)
+        with self._metadata() as metadata:
+            root = metadata.device_root(id)
+            if root is None:
+                raise self._deleted(id)
+            mine, _ = metadata.own(root, metadata.device_root(known.parent))
+        return Usage(size_bytes=len(mine) * self._pool.record.block_bytes, inodes=-1)
+
+    def _write_out(self, id: int) -> None:
+        """Let a mounted, written file system put into the pool what is only in memory."""
+        from cowstore.mounting import detached
+
+        info = self._thins.find(id)
+        if info is None or info.read_only or not info.open_count:
+            return
+        with detached([self._mount(info, read_only=False)]) as tree:
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
+            try:
+                syncfs(fd)
+            finally:
+                os.close(fd)
+
+    def status(self) -> DriverStatus:
+        from cowstore.drivers.devicemapper.reporting import status
+
+        return status(self._pool)
+
+    def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
+        from cowstore.drivers.devicemapper.reporting import examine
+
+        return examine(self._pool, self._thins, self._ids, id, BASE if parent is None else parent, sealed=sealed)
+
+    def repair(self, id: int, parent: int | None, sealed: bool, kind: FindingKind) -> bool:
+        from cowstore.drivers.devicemapper.reporting import repair
+
+        return repair(self._pool, self._thins, self._ids, id, BASE if parent is None else parent, sealed=sealed)
+
+    # Ending.
+
+    def close(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            opening.close_pool(self._pool, lock)
+
+    def destroy(self) -> None:
+        for id in {*self._ids, *self._ids.doomed()}:
+            self._thins.deactivate(id, defer=True)
+        if not self._pool.deactivate():
+            raise Busy(f"the pool {self._pool.name} is still in use; unmount what is mounted of it, then try again")
+        opening.remove_files(self._pool)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
+            self._pool.control.close()
+        for name in ("lock", "ids.lock"):
+            try:
+                os.unlink(os.path.join(self.directory, name))
+            except FileNotFoundError:
+                continue

@@ -1,0 +1,148 @@
+"""Opening the pool of a directory: making it, taking over what a killed process left, ending it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+
+from cowstore import _faults
+from cowstore.drivers.devicemapper import base, record
+from cowstore.drivers.devicemapper.nodes import NODES, open_control
+from cowstore.drivers.devicemapper.pool import DATA, METADATA, Pool
+from cowstore.drivers.devicemapper.thin import Thins
+from cowstore.errors import DriverUnavailable, StoreCorrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore._linux.fd import Descriptor
+    from cowstore.drivers.devicemapper.locks import UserLock
+    from cowstore.drivers.devicemapper.options import Options
+
+
+def open_pool(directory: str, options: Options, lock: UserLock, *, read_only: bool) -> tuple[Pool, Thins]:
+    """Activate the directory's pool, making it where there is none. *lock* is held exclusively, and shared afterwards.
+
+    :raises DriverUnavailable: the kernel, a program or a device is missing; nothing was made.
+    """
+    control = reach_control(directory)
+    try:
+        known = record.read(directory)
+        if known is None or not known.complete:
+            if read_only:
+                raise StoreCorrupt(f"{directory} holds no pool, and none is made in read-only mode", path=directory)
+            known = _make(directory, options, control, known)
+        pool = Pool(directory, known, options, control)
+        thins = Thins(pool)
+        if pool.activate():
+            try:
+                base.check(pool, thins)
+            except BaseException:
+                pool.deactivate()
+                raise
+        lock.share()
+    except BaseException:
+        control.close()
+        raise
+    return pool, thins
+
+
+def reach_control(directory: str) -> Descriptor:
+    """Open device-mapper's control device.
+
+    :raises DriverUnavailable: it cannot be reached.
+    """
+    try:
+        return open_control(directory)
+    except OSError as error:
+        text = f"device-mapper cannot be reached: {error}; it needs root, and a kernel that has it (modprobe dm_mod)"
+        raise DriverUnavailable(text, driver="devicemapper", missing=[text]) from error
+
+
+def _make(
+    directory: str, options: Options, control: Descriptor, unfinished: record.PoolRecord | None
+) -> record.PoolRecord:
+    """Make the pool and its base; undone on failure. One whose making was cut off is made anew."""
+    from cowstore.drivers.devicemapper.probing import require
+
+    require(options, control)
+    if unfinished is not None:
+        _unmake(Pool(directory, unfinished, options, control))
+    fresh = record.new(options)
+    if fresh.on_files:
+        make_files(directory, options)
+    else:
+        _take_devices(fresh, options)
+    record.write(directory, fresh)
+    _faults.point("devicemapper.make.recorded")
+    pool = Pool(directory, fresh, options, control)
+    try:
+        record.Ids(directory).make()
+        pool.activate(create=True)
+        _faults.point("devicemapper.make.activated")
+        base.make(pool, Thins(pool))
+        _faults.point("devicemapper.make.base")
+        complete = replace(fresh, complete=True)
+        record.write(directory, complete)
+    except BaseException:
+        _unmake(pool)
+        raise
+    return complete
+
+
+def make_files(directory: str, options: Options) -> None:
+    """Make the pool's two sparse files."""
+    for name, size in ((DATA, options.data_bytes), (METADATA, options.metadata_bytes)):
+        unit = options.block_bytes if name == DATA else 4096
+        fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size - size % unit)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _take_devices(fresh: record.PoolRecord, options: Options) -> None:
+    """Make sure that nobody uses the given devices, and clear the metadata's head so that the kernel formats it."""
+    from cowstore.drivers._guard import claim
+
+    for path in (fresh.data_device, fresh.metadata_device):
+        claim(path, force=options.force)
+    fd = os.open(fresh.metadata_device, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, bytes(4096), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unmake(pool: Pool) -> None:
+    """Take away a pool that never became whole."""
+    thins = Thins(pool)
+    thins.deactivate(base.BASE, defer=True)
+    pool.deactivate()
+    remove_files(pool)
+
+
+def remove_files(pool: Pool) -> None:
+    """Remove what the driver made in its directory, the record last but for the locks."""
+    directory = pool.directory
+    for name in (record.IDS, record.DOOMED, NODES):
+        with suppress(FileNotFoundError):
+            for entry in os.listdir(os.path.join(directory, name)):
+                os.unlink(os.path.join(directory, name, entry))
+            os.rmdir(os.path.join(directory, name))
+    names = [DATA, METADATA] if pool.record.on_files else []
+    for name in [*names, record.POOL + ".new", record.POOL]:
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))
+
+
+def close_pool(pool: Pool, lock: UserLock) -> None:
+    """Let go of the pool; whoever is last ends it, unless one of its devices is mounted or it is to be kept."""
+    try:
+        if not pool.options.keep_active and lock.is_last():
+            pool.deactivate()
+    finally:
+        lock.close()
+        pool.control.close()

@@ -1,0 +1,363 @@
+"""The thin pool: activating, growing, asking and ending it.
+
+The kernel keeps an active pool for all processes; it is found by a name that holds the pool's UUID. The first store to
+open it activates it, the last to close it ends it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from cowstore import _faults
+from cowstore._linux import dm, loop
+from cowstore._linux.fd import open_
+from cowstore.drivers.devicemapper import metadata, nodes
+from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
+from cowstore.drivers.devicemapper.options import WhenFull
+from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore._linux.fd import Descriptor
+    from cowstore.drivers.devicemapper.options import Options
+    from cowstore.drivers.devicemapper.record import PoolRecord
+
+DATA, METADATA = "data", "metadata"
+_METADATA_BLOCK = 4096
+_BYTES_PER_MAPPING = 48
+"""Metadata that a mapped block takes at most, for its own entry and its part of half-filled nodes."""
+_HOST_MARGIN = 4 << 20
+_BUSY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Fill levels in bytes, and the pool's mode: ``rw``, ``ro``, ``out_of_data_space`` or ``Fail``."""
+
+    transaction: int
+    metadata_used: int
+    metadata_total: int
+    data_used: int
+    data_total: int
+    held_root: int | None
+    mode: str
+    needs_check: bool
+    discards_pass_down: bool
+    fails_when_full: bool
+
+    def free(self, what: str) -> int:
+        if what == DATA:
+            return self.data_total - self.data_used
+        return self.metadata_total - self.metadata_used
+
+
+class Pool:
+    """One pool. All methods may be called from any thread and process."""
+
+    def __init__(self, directory: str, record: PoolRecord, options: Options, control: Descriptor) -> None:
+        self.directory = directory
+        self.record = record
+        self.options = options
+        self.control = control
+        self.name = f"cowstore-{record.uuid}-pool"
+        self.uuid = f"COWSTORE-{record.uuid}-pool"
+        self.dev = 0
+
+    def path(self, what: str) -> str:
+        """Return the file or device that holds the pool's data or metadata."""
+        if self.record.on_files:
+            return os.path.join(self.directory, what)
+        return self.record.data_device if what == DATA else self.record.metadata_device
+
+    # Activating. The caller holds the pool's lock exclusively.
+
+    def activate(self, *, create: bool = False) -> bool:
+        """Make the pool active; False if it was.
+
+        :param create: the metadata may be empty: the kernel formats it. Otherwise that would be the loss of all there
+        is.
+        :raises StoreCorrupt: no metadata, or damaged. :raises StoreMismatch: a pool of that name stands on other files.
+        """
+        info = self._found()
+        if info is not None and info.live:
+            self.dev = info.dev
+            self._check_ground()
+            if info.suspended:
+                # Whoever grew it was killed in between.
+                dm.dev_resume(self.control, self.name, flags=dm.DmFlag.NOFLUSH)
+            return False
+        with ExitStack() as stack:
+            ground = {what: self._attach(stack, what) for what in (DATA, METADATA)}
+            if not create:
+                self._check_format(ground[METADATA])
+            _faults.point("devicemapper.pool.attached")
+            if info is None:
+                info = dm.dev_create(self.control, self.name, self.uuid)
+            self.dev = info.dev
+            try:
+                self._load(ground)
+                dm.dev_resume(self.control, self.name)
+            except BaseException as error:
+                dm.dev_remove(self.control, self.name)
+                if isinstance(error, OSError):
+                    raise self._unloadable(error) from error
+                raise
+            # From here on the pool itself holds its loop devices, and they go with it.
+        return True
+
+    def _found(self) -> dm.Info | None:
+        try:
+            return dm.dev_status(self.control, self.name)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
+
+    def _attach(self, stack: ExitStack, what: str) -> int:
+        """Return the number of the device below; a file's loop device is held by *stack*."""
+        path = self.path(what)
+        try:
+            if not self.record.on_files:
+                return os.stat(path).st_rdev
+            with open_(path, os.O_RDWR) as file:
+                return stack.enter_context(loop.attach(file, file_name=os.fsencode(path))).dev
+        except FileNotFoundError as error:
+            if error.filename is not None and os.fsdecode(error.filename) != path:
+                raise
+            raise StoreCorrupt(
+                f"the pool's {what} {path} is gone; put it back, or destroy the store", path=path
+            ) from error
+
+    def _check_format(self, dev: int) -> None:
+        with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
+            if not metadata.is_formatted(device.fileno()):
+                path = self.path(METADATA)
+                raise StoreCorrupt(
+                    f"{path} holds no metadata of a thin pool; the pool {self.name} is not activated, since the kernel "
+                    "would make it anew, empty. Restore the file, or repair it with thin_repair(8)",
+                    path=path,
+                )
+
+    def _unloadable(self, error: OSError) -> CowstoreError:
+        if error.errno in (errno.ENOTBLK, errno.EILSEQ, errno.EINVAL, errno.EIO):
+            path = self.path(METADATA)
+            return StoreCorrupt(
+                f"the kernel refuses the pool {self.name} ({error.strerror}): its metadata {path} is damaged or does "
+                f"not fit its data {self.path(DATA)}; look with thin_check(8), mend with thin_repair(8)",
+                path=path,
+            )
+        return DriverUnavailable(
+            f"cannot activate the pool {self.name} on {self.path(DATA)}: {error}", driver="devicemapper"
+        )
+
+    def _check_ground(self) -> None:
+        """Make sure that the active pool of our name stands on our files and not on those of a copied store."""
+        if not self.record.on_files:
+            return
+        mine = {os.stat(self.path(what)).st_ino for what in (DATA, METADATA)}
+        found = set()
+        for dev in dm.table_deps(self.control, self.name):
+            with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
+                found.add(loop.get_status64(device).inode)
+        if mine != found:
+            raise StoreMismatch(
+                f"the pool {self.name} is active on other files than those in {self.directory}: the store was copied. "
+                "Two copies cannot be open at once; close or destroy the other store",
+                expected=self.directory,
+                found=self.name,
+            )
+
+    def _load(self, ground: dict[str, int]) -> None:
+        block = self.record.block_bytes // dm.SECTOR
+        length = self._size_of(ground[DATA]) // self.record.block_bytes * block
+        features = ["skip_block_zeroing"]
+        if self.options.when_full is WhenFull.ERROR:
+            features.append("error_if_no_space")
+        if not self.discards:
+            features.append("no_discard_passdown")
+        low_water = length // block * self.options.min_free_percent // 100
+        numbers = [f"{os.major(ground[what])}:{os.minor(ground[what])}" for what in (METADATA, DATA)]
+        params = f"{' '.join(numbers)} {block} {low_water} {len(features)} {' '.join(features)}"
+        dm.table_load(self.control, self.name, [dm.Target(0, length, "thin-pool", params)])
+
+    def _size_of(self, dev: int) -> int:
+        with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
+            return os.lseek(device.fileno(), 0, os.SEEK_END)
+
+    @property
+    def discards(self) -> bool:
+        """Whether removed snapshots' blocks go back to what is below: by default to a file, not to a disk."""
+        return self.record.on_files if self.options.discard is None else self.options.discard
+
+    def deactivate(self) -> bool:
+        """End the pool; False while any of its devices is active. Its loop devices go with it."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                dm.dev_remove(self.control, self.name)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return True
+                if error.errno != errno.EBUSY:
+                    raise
+                if self._has_devices() or time.monotonic() > deadline:
+                    return False
+                time.sleep(0.005)  # udev, or somebody's blkid, looks at it.
+            else:
+                nodes.forget(self.directory, f"/dev/dm-{os.minor(self.dev)}")
+                return True
+
+    def _has_devices(self) -> bool:
+        prefix = self.name.removesuffix("pool")
+        return any(name.startswith(prefix) and name != self.name for name, _ in dm.list_devices(self.control))
+
+    # Asking.
+
+    def message(self, text: str) -> None:
+        """Send the pool a message; each that succeeds commits the pool's metadata.
+
+        :raises OSError: EEXIST, ENODATA and others as the message means it. :raises OutOfSpace: its metadata is full.
+        """
+        _faults.point("devicemapper.message.sending")
+        try:
+            dm.target_msg(self.control, self.name, text)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENOSPC):
+                raise self._refusal(error, text) from error
+            raise
+        _faults.point("devicemapper.message.sent")
+
+    def _refusal(self, error: OSError, text: str) -> CowstoreError:
+        status = self.status()
+        if status.mode == "ro" or not status.free(METADATA) or error.errno == errno.ENOSPC:
+            return self.full(METADATA, status)
+        return CowstoreError(f"the pool {self.name} is in mode {status.mode} and refuses {text!r}: {error}")
+
+    def status(self) -> PoolStatus:
+        """Tell the fill levels and the mode.
+
+        :raises StoreCorrupt: the pool has failed.
+        """
+        try:
+            _, (target,) = dm.table_status(self.control, self.name)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            text = f"the pool {self.name} was removed behind the store's back; close the store and open it again"
+            raise StoreCorrupt(text, path=self.directory) from error
+        words = target.params.split()
+        if len(words) < 5:
+            raise StoreCorrupt(
+                f"the pool {self.name} has failed ({target.params}): see the kernel's log, and thin_check(8) of "
+                f"{self.path(METADATA)}",
+                path=self.path(METADATA),
+            )
+        meta_used, meta_total = (int(word) * _METADATA_BLOCK for word in words[1].split("/"))
+        data_used, data_total = (int(word) * self.record.block_bytes for word in words[2].split("/"))
+        return PoolStatus(
+            int(words[0]), meta_used, meta_total, data_used, data_total, None if words[3] == "-" else int(words[3]),
+            words[4], "needs_check" in words, "discard_passdown" in words, "error_if_no_space" in words,
+        )  # fmt: skip
+
+    def full(self, what: str, status: PoolStatus) -> OutOfSpace:
+        """Make the error that says what is full, and what to do."""
+        used, total = (
+            (status.data_used, status.data_total) if what == DATA else (status.metadata_used, status.metadata_total)
+        )
+        limit = self._limit(what)
+        way_out = (
+            f"remove snapshots, or raise {what}_limit_bytes ({limit})" if self.record.on_files else "remove snapshots"
+        )
+        return OutOfSpace(
+            f"the pool {self.name} has too little {what} space: {used} of {total} bytes are used, "
+            f"{self.options.min_free_percent} % must stay free; {way_out}",
+            what=what,
+            used=used,
+            total=total,
+        )
+
+    # Growing.
+
+    def _limit(self, what: str) -> int:
+        limit = self.options.data_limit_bytes if what == DATA else self.options.metadata_limit_bytes
+        unit = self.record.block_bytes if what == DATA else _METADATA_BLOCK
+        return limit - limit % unit
+
+    def ensure_room(self, wanted_bytes: int = 0) -> PoolStatus:
+        """Grow the pool's files, as far as they may, until so much can be written and the threshold is kept.
+
+        The files are sparse, so that growing costs nothing; nobody need watch the pool while it is written to.
+
+        :raises OutOfSpace: less than ``min_free_percent`` is free, and no growth helps.
+        """
+        status = self.status()
+        mappings = wanted_bytes // self.record.block_bytes * _BYTES_PER_MAPPING
+        for what, wanted in ((DATA, wanted_bytes), (METADATA, mappings)):
+            if self._short(what, status, wanted) and self.record.on_files:
+                status = self._grow(what, status, wanted)
+            if self._short(what, status, 0):
+                raise self.full(what, status)
+        if self.record.on_files:
+            self._check_host(status)
+        return status
+
+    def _short(self, what: str, status: PoolStatus, wanted: int) -> bool:
+        total = status.data_total if what == DATA else status.metadata_total
+        free = status.free(what)
+        return free < wanted or free * 100 < total * self.options.min_free_percent
+
+    def _check_host(self, status: PoolStatus) -> None:
+        host = os.statvfs(self.directory)
+        if host.f_bavail * host.f_frsize < _HOST_MARGIN:
+            raise OutOfSpace(
+                f"the file system of {self.directory}, on which the pool {self.name} lies, is full; make room there",
+                what=DATA,
+                used=status.data_used,
+                total=host.f_blocks * host.f_frsize,
+            )
+
+    def _grow(self, what: str, status: PoolStatus, wanted: int) -> PoolStatus:
+        with locked(self.directory, POOL_SIZE):
+            status = self.status()
+            if not self._short(what, status, wanted):
+                return status
+            total = status.data_total if what == DATA else status.metadata_total
+            used = total - status.free(what)
+            unit = self.record.block_bytes if what == DATA else _METADATA_BLOCK
+            # Half as much again at least, so that growing stays rare; the threshold beyond what is wanted.
+            size = max(total + total // 2, (used + wanted) * 100 // (100 - self.options.min_free_percent) + unit)
+            size = min(size - size % unit, self._limit(what))
+            if size <= total:
+                return status
+            self._set_size(what, size)
+            return self.status()
+
+    def _set_size(self, what: str, size: int) -> None:
+        """Grow a file, its loop device and the pool; each step can be repeated, and none loses anything."""
+        ground = {}
+        with open_(self.path(what), os.O_RDWR) as file:
+            mine = os.fstat(file.fileno())
+            if mine.st_size < size:
+                os.ftruncate(file.fileno(), size)
+        _faults.point("devicemapper.grow.file")
+        for dev in dm.table_deps(self.control, self.name):
+            with open_(nodes.block_node(self.directory, dev), os.O_RDWR) as device:
+                is_it = loop.get_status64(device).inode == mine.st_ino
+                if is_it:
+                    loop.set_capacity(device)
+                ground[what if is_it else (METADATA if what == DATA else DATA)] = dev
+        self.reload(ground)
+
+    def reload(self, ground: dict[str, int]) -> None:
+        """Give the active pool a new table; I/O waits meanwhile."""
+        self._load(ground)
+        _faults.point("devicemapper.grow.loaded")
+        flags = dm.DmFlag.NOFLUSH | dm.DmFlag.SKIP_LOCKFS
+        try:
+            dm.dev_suspend(self.control, self.name, flags=flags)
+        finally:
+            dm.dev_resume(self.control, self.name, flags=flags)

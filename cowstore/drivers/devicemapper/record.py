@@ -1,0 +1,214 @@
+"""What is written down of a pool when it is made, and of each id: a line of text each, never changed half-way.
+
+``pool`` says what the pool is. ``ids/<id>`` is a symbolic link whose text is the id's parent, its size and whether it
+is sealed; a link is made and replaced in one step, needs no other block of the disk, and shows in ``ls -l``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from cowstore.drivers.devicemapper.filesystem import text_of_uuid
+from cowstore.drivers.devicemapper.options import FileSystem, Options
+from cowstore.errors import StoreCorrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POOL = "pool"
+IDS = "ids"
+DOOMED = "doomed"
+"""Directory of the links of ids that are removed, but whose device somebody still holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRecord:
+    """One pool.
+
+    :ivar uuid: names the pool, its devices, and the base's file system.
+    :ivar complete: the base is there. A pool whose making was cut off is made anew.
+    """
+
+    uuid: str
+    block_bytes: int
+    base_bytes: int
+    file_system: FileSystem
+    data_device: str
+    metadata_device: str
+    complete: bool
+
+    @property
+    def on_files(self) -> bool:
+        return not self.data_device
+
+
+def new(options: Options) -> PoolRecord:
+    """Make the record of a pool that is to be."""
+    raw = bytearray(os.urandom(16))
+    raw[6], raw[8] = raw[6] & 0x0F | 0x40, raw[8] & 0x3F | 0x80
+    return PoolRecord(
+        uuid=text_of_uuid(bytes(raw)),
+        block_bytes=options.block_bytes,
+        base_bytes=options.base_bytes - options.base_bytes % options.block_bytes,
+        file_system=options.file_system,
+        data_device=os.path.abspath(options.data_device) if options.data_device else "",
+        metadata_device=os.path.abspath(options.metadata_device) if options.metadata_device else "",
+        complete=False,
+    )
+
+
+def write(directory: str, record: PoolRecord) -> None:
+    """Write the record in one step, and onto the disk."""
+    text = "".join(f"{name} {_as_text(getattr(record, name))}\n" for name in PoolRecord.__dataclass_fields__)
+    path = os.path.join(directory, POOL)
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, os.fsencode(text))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(path + ".new", path)
+    sync(directory)
+
+
+def _as_text(value: object) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def read(directory: str) -> PoolRecord | None:
+    """Read the record; None where no pool was made yet.
+
+    :raises StoreCorrupt: it makes no sense.
+    """
+    path = os.path.join(directory, POOL)
+    try:
+        with open(path, "rb") as file:
+            lines = os.fsdecode(file.read()).splitlines()
+    except FileNotFoundError:
+        return None
+    told = {name: value for name, _, value in (line.partition(" ") for line in lines)}
+    try:
+        return PoolRecord(
+            uuid=told["uuid"],
+            block_bytes=int(told["block_bytes"]),
+            base_bytes=int(told["base_bytes"]),
+            file_system=FileSystem(told["file_system"]),
+            data_device=told["data_device"],
+            metadata_device=told["metadata_device"],
+            complete=told["complete"] == "yes",
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreCorrupt(f"{path} is no record of a pool: {error}; restore it from a backup", path=path) from error
+
+
+def sync(directory: str) -> None:
+    """Make what was renamed or made in a directory last."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdRecord:
+    """One id: the thin id it is a snapshot of (0 is the base), its device's size in bytes, whether it is sealed."""
+
+    parent: int
+    size_bytes: int
+    sealed: bool = False
+
+    def seal(self) -> IdRecord:
+        return replace(self, sealed=True)
+
+    def resize(self, size_bytes: int) -> IdRecord:
+        return replace(self, size_bytes=size_bytes)
+
+
+class Ids:
+    """The links of a driver's directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = os.path.join(directory, IDS)
+        self._doomed = os.path.join(directory, DOOMED)
+
+    def make(self) -> None:
+        for path in (self._directory, self._doomed):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def path(self, id: int) -> str:
+        return os.path.join(self._directory, str(id))
+
+    def get(self, id: int) -> IdRecord | None:
+        """Read an id's record; None where it has none.
+
+        :raises StoreCorrupt: it makes no sense.
+        """
+        try:
+            text = os.readlink(self.path(id))
+        except FileNotFoundError:
+            return None
+        try:
+            parent, size, state = text.split(" ")
+            return IdRecord(parent=int(parent), size_bytes=int(size), sealed={"active": False, "sealed": True}[state])
+        except (ValueError, KeyError) as error:
+            path = self.path(id)
+            raise StoreCorrupt(
+                f"{path} is no record of a snapshot: {text!r}; see `cowstore check`", path=path
+            ) from error
+
+    def add(self, id: int, record: IdRecord) -> bool:
+        """Make an id's record; False where it has one already."""
+        try:
+            os.symlink(_link_text(record), self.path(id))
+        except FileExistsError:
+            return False
+        return True
+
+    def put(self, id: int, record: IdRecord) -> None:
+        """Replace an id's record. The caller holds the id's lock."""
+        temporary = self.path(id) + ".new"
+        try:
+            os.symlink(_link_text(record), temporary)
+        except FileExistsError:
+            os.unlink(temporary)
+            os.symlink(_link_text(record), temporary)
+        os.rename(temporary, self.path(id))
+
+    def drop(self, id: int) -> None:
+        """Remove an id's record, wherever it is; nothing happens where there is none."""
+        for directory in (self._directory, self._doomed):
+            try:
+                os.unlink(os.path.join(directory, str(id)))
+            except FileNotFoundError:
+                continue
+
+    def doom(self, id: int) -> None:
+        """Set an id aside: it is removed as soon as nobody holds its device."""
+        try:
+            os.rename(self.path(id), os.path.join(self._doomed, str(id)))
+        except FileNotFoundError:
+            return
+
+    def is_doomed(self, id: int) -> bool:
+        return os.path.lexists(os.path.join(self._doomed, str(id)))
+
+    def sync(self) -> None:
+        """Make the records last."""
+        sync(self._directory)
+
+    def __iter__(self) -> Iterator[int]:
+        return _numbers(self._directory)
+
+    def doomed(self) -> list[int]:
+        return list(_numbers(self._doomed))
+
+
+def _link_text(record: IdRecord) -> str:
+    return f"{record.parent} {record.size_bytes} {'sealed' if record.sealed else 'active'}"
+
+
+def _numbers(directory: str) -> Iterator[int]:
+    return (int(name) for name in os.listdir(directory) if name.isdigit())
