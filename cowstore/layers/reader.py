@@ -22,6 +22,9 @@ _LOCAL = frozenset(b"xX")  # X is the spelling of old Solaris
 _GLOBAL = ord("g")
 _LABEL = ord("V")
 _OLD_SPARSE = ord("S")
+#: The number after this one, -1 to chown(2), means "leave it".
+_ID_MAX = 0xFFFF_FFFE
+_TIME_MAX_NS = (1 << 63) * 1_000_000_000
 
 
 class _Pending:
@@ -185,6 +188,10 @@ class TarReader:
             raise Malformed(f"a name of more than {limit} bytes")
         if b"\0" in name or b"\0" in entry.link:
             raise Malformed("a name with a NUL")
+        if not (0 <= entry.uid <= _ID_MAX and 0 <= entry.gid <= _ID_MAX):
+            raise Malformed(f"its owner is {entry.uid}:{entry.gid}, which Linux cannot have")
+        if not -_TIME_MAX_NS < entry.mtime_ns < _TIME_MAX_NS:
+            raise Malformed("its mtime is beyond the kernel's clock")
         if name[-1:] == b"/" and entry.kind is Kind.FILE:
             # Archives older than the type flag, and writers that kept the habit.
             if entry.size:

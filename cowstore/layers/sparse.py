@@ -128,6 +128,8 @@ def _bounded(pieces: int) -> None:
 
 def _set(entry: Entry, pieces: Iterable[tuple[int, int]], size: int) -> None:
     """Check a map against the file's length and the stored bytes, and give it to the entry."""
+    if size >= 1 << 63:
+        raise Malformed(f"a sparse file of {size} bytes")
     reached = stored = 0
     kept = []
     for offset, length in pieces:
