@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from cowstore.results import DriverStatus, FindingKind, Problem, Usage
+    from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
 __all__ = ["NoOptions", "Overlay"]
 
@@ -411,6 +411,35 @@ class Overlay(Driver):
         finally:
             os.close(fd)
         return Usage(size_bytes=size_bytes, inodes=inodes)
+
+    def changes(self, id: int, base: int | None) -> Iterator[Change]:
+        """Tell what differs; from an ancestor by looking only at what the layers between hold."""
+        chain = self._chain(str(id))
+        if base is None or str(base) not in chain[1:]:
+            return super().changes(id, base)
+        return self._changes(id, base, chain[: chain.index(str(base))])
+
+    def _changes(self, id: int, base: int, own: list[str]) -> Iterator[Change]:
+        from cowstore.drivers.overlay._changes import Foreign, changes
+        from cowstore.mounting import detached
+
+        prefix = "user.overlay." if self.userxattr else "trusted.overlay."
+        last = b""
+        try:
+            with detached(self.mounts(base, True)) as tree:
+                for change in changes([f"{self.directory}/{name}/fs" for name in own], tree.fileno(), prefix):
+                    last = os.fsencode(change.path)
+                    yield change
+        except Foreign as mark:
+            from cowstore._log import logger
+
+            logger(__name__).warning(
+                "%s/%s has overlay's mark %r, made by somebody else: comparing all", self.directory, id, str(mark)
+            )
+            # Both tell the same in the same order.
+            for change in super().changes(id, base):
+                if os.fsencode(change.path) > last:
+                    yield change
 
     def unpack_directory(self, id: int) -> str | None:
         """Name the layer's own directory."""
