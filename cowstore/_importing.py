@@ -98,15 +98,15 @@ def import_tar(core: Core, source: object, name: str) -> Snapshot:
     from cowstore.layers.extract import Whiteouts, extract
 
     what = getattr(source, "name", source)
-    with core.doing("import", str(what)), opened(source) as file, born(core, name) as birth:
+    with core.doing("import", str(what)), _refusal_names(what), opened(source) as file, born(core, name) as birth:
         with open_stream(file) as stream:
-            extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, **_policy())
+            extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, **policy())
             birth.labels[DIGEST_LABEL] = stream.digest
         _report(str(what), extracted.skipped.counts())
     return birth.snapshot
 
 
-def _policy() -> dict[str, object]:
+def policy() -> dict[str, object]:
     """Say what becomes of foreign owners and device nodes: an ordinary user can make neither."""
     from cowstore.layers.extract import Devices, Owners
 

@@ -166,9 +166,12 @@ def info(arguments: argparse.Namespace, out: Output) -> int:
     out.line(f"cowstore {__version__}, kernel {os.uname().release}")
     out.line("")
     for driver in probed:
-        out.line(f"{driver.name:13} {'usable' if driver.usable else 'not usable: ' + driver.reason}")
-        for text in driver.missing:
-            out.line(f"{'':13} - {text}")
+        if driver.usable:
+            out.line(f"{driver.name:13} usable")
+        else:
+            # What is missing says more than the sentence made from it.
+            for number, text in enumerate(driver.missing or (driver.reason,)):
+                out.line(f"{'' if number else driver.name:13} {'and' if number else 'not usable'}: {text}")
     out.line("")
     if trouble:
         out.line(f"store {root}: {describe(trouble)}")
