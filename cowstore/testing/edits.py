@@ -28,12 +28,13 @@ class Editor:
 
     :param root: directory to edit.
     :param round_: starts the clock; the same number wherever the same edits are done.
+    :param fresh: the tree was just made, so its root gets a time as well; the first round is of a fresh tree.
     """
 
-    def __init__(self, root: str | bytes | os.PathLike[str], *, round_: int = 0) -> None:
+    def __init__(self, root: str | bytes | os.PathLike[str], *, round_: int = 0, fresh: bool | None = None) -> None:
         self.root = os.fsencode(root)
         self._now = _START_NS + round_ * 10_000 * _TICK_NS
-        if round_ == 0:
+        if round_ == 0 if fresh is None else fresh:
             self.stamp(b".")
 
     def at(self, path: str | bytes) -> bytes:
@@ -76,8 +77,9 @@ class Editor:
         self.stamp(path)
 
     def append(self, path: str | bytes, data: bytes | str) -> None:
-        """Write at the end of a file."""
-        with open(self.at(path), "ab") as file:
+        """Write at the end of a file that is there."""
+        with open(self.at(path), "r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(data.encode() if isinstance(data, str) else data)
         self.stamp(path)
 

@@ -301,7 +301,7 @@ def points(factory: Factory, scenario: Scenario) -> list[Point]:
     try:
         _faults.hook = passed.append
         try:
-            scenario.act(ground)
+            _whole(scenario, ground)
         finally:
             _faults.hook = None
         ground.reopen()
@@ -313,6 +313,12 @@ def points(factory: Factory, scenario: Scenario) -> list[Point]:
     finally:
         ground.discard()
     return [Point(scenario, name, passed[: index + 1].count(name)) for index, name in enumerate(passed)]
+
+
+def _whole(scenario: Scenario, ground: Ground) -> None:
+    """Do the verb, with a point after its last step; before the first one nothing has happened."""
+    scenario.act(ground)
+    _faults.point("testing.done")
 
 
 def _run_until(ground: Ground, act: Callable[[Ground], object], name: str, count: int) -> bool:
@@ -380,7 +386,7 @@ def kill(factory: Factory, point: Point) -> None:
     try:
         before = facts(ground.store) if point.scenario.name != "open a new store" else {}
         ground.shut()
-        reached = _run_until(ground, point.scenario.act, point.name, point.count)
+        reached = _run_until(ground, lambda made: _whole(point.scenario, made), point.name, point.count)
         assert reached, f"{point}: the second run did not pass the point; a verb must pass the same points each time"
         if point.recovery is not None:
             _run_until(ground, lambda _: ground.reopen(), *point.recovery)
@@ -454,7 +460,7 @@ def twice(factory: Factory, point: Point, *, most: int) -> Iterator[Point]:
     try:
         if point.scenario.name == "open a new store":
             return
-        _run_until(ground, point.scenario.act, point.name, point.count)
+        _run_until(ground, lambda made: _whole(point.scenario, made), point.name, point.count)
         passed = _recovery_points(ground)
         ground.destroy()
     except BaseException:

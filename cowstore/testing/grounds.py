@@ -24,7 +24,7 @@ ODD_PATHS = {
     "hash": b"a#b?c",
     "not utf-8": b"a\xff\xfeb",
     "long": b"x" * 200,
-    "very long": b"/".join([b"y" * 200] * 8),
+    "very long": b"/".join([b"y" * 200] * 2),
     "escapes": b"a\\040b\\134",
     "dash": b"-o",
     "dollar": b"$HOME",

@@ -224,7 +224,7 @@ def fork_without_exec(ground: Ground) -> None:
         # The child lives, with copies of everything its parent had open; that keeps nothing busy.
         store.commit("layer", "active")
         store.remove("by-child")
-        store.close()
+        ground.shut()
         with ground.factory.open(ground.root) as other:
             equal(
                 {snapshot.key for snapshot in other.walk()},

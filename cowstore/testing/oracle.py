@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 Tree = dict[bytes, "Entry"]
 """Entries by path relative to the root, ``b"."`` for the root itself."""
@@ -214,15 +214,17 @@ def changes(before: Tree, after: Tree) -> list[tuple[str, str]]:
     """Tell what ``Store.changes`` must give for the step from *before* to *after*: pairs of kind and path.
 
     Ancestors of a change count as modified, the root (``"."``) only if it differs itself; of a deleted directory only
-    the topmost is listed, and nothing of what was below a directory that became something else.
+    the topmost is listed, and nothing of what was below a directory that became something else. Against nothing at all
+    the root counts as modified unless it is as a fresh one.
     """
     kinds: dict[bytes, str] = {}
     for path, entry in after.items():
-        old = before.get(path)
+        old = before.get(path, _fresh_root(entry) if path == b"." else None)
         if old is None:
             kinds[path] = "added"
-        elif _changed(old, entry, after):
+        elif _differs(old, entry):
             kinds[path] = "modified"
+    kinds.update(dict.fromkeys(_by_links(before, after, set(kinds)), "modified"))
     for path in before.keys() - after.keys():
         above = os.path.dirname(path) or b"."
         if above in after and after[above].type == "directory":
@@ -235,12 +237,32 @@ def changes(before: Tree, after: Tree) -> list[tuple[str, str]]:
     return [(kinds[path], os.fsdecode(path)) for path in sorted(kinds)]
 
 
-def _changed(old: Entry, new: Entry, after: Tree) -> bool:
-    for field in fields(Entry):
-        if field.name != "links" and getattr(old, field.name) != getattr(new, field.name):
-            return True
-    # A name that has gone altogether says nothing about those that stay; one that came, or stays elsewhere, does.
-    return {name for name in old.links if name in after} != set(new.links)
+def _fresh_root(entry: Entry) -> Entry:
+    return replace(entry, mode=0o755, uid=os.geteuid(), gid=os.getegid(), xattrs={})
+
+
+def _differs(old: Entry, new: Entry) -> bool:
+    return any(
+        field.name != "links" and getattr(old, field.name) != getattr(new, field.name) for field in fields(Entry)
+    )
+
+
+def _by_links(before: Tree, after: Tree, told: set[bytes]) -> Iterator[bytes]:
+    """Give the names, unchanged in themselves, that must be told for the sake of the other names of their file.
+
+    Who replaces just the names that are told must end with the right names sharing a file: all of a file's are told if
+    one is; all that were several files; and all but one of those that were one file and are several.
+    """
+    stays: set[tuple[bytes, ...]] = set()
+    for names in sorted({entry.links for entry in after.values() if entry.type != "directory"}):
+        unchanged = [name for name in names if name not in told]
+        if not unchanged:
+            continue
+        files = {before[name].links for name in unchanged}
+        if len(unchanged) < len(names) or len(files) > 1 or files <= stays:
+            yield from unchanged
+        else:
+            stays |= files
 
 
 def assert_changes(found: list[tuple[str, str]], expected: list[tuple[str, str]], *, what: str = "changes") -> None:

@@ -17,7 +17,6 @@ _SLACK = 256 << 10
 
 
 def _size(ground: Ground, key: str) -> int:
-    os.sync()
     found = ground.store.usage(key)
     assert found.size_bytes >= 0, f"usage of {key} is negative: {found}"
     assert found.inodes >= -1, f"inodes of {key} are negative: {found}"
@@ -97,6 +96,8 @@ def sparse(ground: Ground) -> None:
         file.truncate(1 << 30)
         file.seek(1 << 29)
         file.write(os.urandom(MIB))
+        file.flush()
+        os.fsync(file.fileno())
     _near(_size(ground, "active") - before, MIB, "a gibibyte of holes and one mebibyte")
 
 

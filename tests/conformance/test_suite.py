@@ -34,17 +34,32 @@ def test_every_case_says_what_it_asks() -> None:
         assert case.origin
 
 
+def _other_type(tree: Editor) -> None:
+    tree.remove("file")
+    tree.mkdir("file")
+
+
+def _other_target(tree: Editor) -> None:
+    tree.remove("link")
+    tree.symlink("elsewhere", "link")
+
+
+def _split(tree: Editor) -> None:
+    tree.remove("second")
+    tree.write("second", "linked")
+
+
 EDITS: dict[str, Callable[[Editor], object]] = {
     "content": lambda tree: tree.write("file", "other content"),
     "mode": lambda tree: tree.chmod("file", 0o600),
     "time": lambda tree: tree.utime("file", 1),
     "directory time": lambda tree: tree.utime("dir", 1),
     "attribute": lambda tree: tree.setxattr("file", "user.x", b"y"),
-    "type": lambda tree: (tree.remove("file"), tree.mkdir("file")),
-    "target": lambda tree: (tree.remove("link"), tree.symlink("elsewhere", "link")),
+    "type": _other_type,
+    "target": _other_target,
     "missing": lambda tree: tree.remove("file"),
     "surplus": lambda tree: tree.write("new", ""),
-    "link structure": lambda tree: (tree.remove("second"), tree.write("second", "linked")),
+    "link structure": _split,
     "root": lambda tree: tree.chmod(".", 0o700),
 }
 
