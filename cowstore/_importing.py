@@ -106,6 +106,16 @@ def import_tar(core: Core, source: object, name: str) -> Snapshot:
     return birth.snapshot
 
 
+@contextmanager
+def _refusal_names(what: object) -> Iterator[None]:
+    """Say which archive it was that has been refused."""
+    try:
+        yield
+    except InvalidLayer as error:
+        refused = InvalidLayer(f"cannot import {str(what)!r}: {error}", entry=error.entry, offset=error.offset)
+        raise refused from error
+
+
 def policy() -> dict[str, object]:
     """Say what becomes of foreign owners and device nodes: an ordinary user can make neither."""
     from cowstore.layers.extract import Devices, Owners
