@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from cowstore import _faults, leases
 from cowstore._rows import labels_to_text
-from cowstore.errors import InvalidArgument
+from cowstore.errors import InvalidArgument, InvalidLayer
 from cowstore.model import Kind
 
 TYPE_CHECKING = False
