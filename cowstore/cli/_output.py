@@ -120,7 +120,12 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, object]:
 
 def describe(error: BaseException) -> str:
     """Return an error as one line: what was tried and what went wrong."""
+    from cowstore.cli._parser import UsageError
+    from cowstore.errors import CowstoreError
+
     text = str(error)
+    if not isinstance(error, (CowstoreError, OSError, UsageError)):
+        text = f"internal error, please report it: {type(error).__name__}: {text} (COWSTORE_DEBUG=1 shows where)"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([*names, error.strerror])

@@ -64,7 +64,6 @@ def _report(words: list[str]) -> int:
     :raises OSError: only when standard output cannot be written.
     """
     from cowstore.cli._parser import UsageError, build, merge_globals
-    from cowstore.errors import CowstoreError
 
     if words[:2] == ["completion", "words"]:
         # Asked by the scripts of `completion`. Not for the parser: the words are half a command line.
@@ -85,7 +84,7 @@ def _report(words: list[str]) -> int:
         return _run(arguments)
     except BrokenPipeError:
         raise
-    except (CowstoreError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw is told in one line too
         if os.environ.get("COWSTORE_DEBUG"):
             import traceback
 

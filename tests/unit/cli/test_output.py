@@ -44,7 +44,8 @@ def test_an_error_is_one_line() -> None:
     assert _output.describe(OSError(errno.ENOENT, "No such file or directory", "/x\n")) == (
         "/x : No such file or directory"
     )
-    assert _output.describe(RuntimeError()) == "RuntimeError"
+    assert _output.describe(NotFound("")) == "NotFound"
+    assert _output.describe(NameError("x")).startswith("internal error, please report it: NameError: x")
 
 
 def test_the_note_of_a_kernel_call_is_shown() -> None:
