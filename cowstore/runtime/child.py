@@ -39,7 +39,10 @@ def main() -> None:
         answer = (None, 125, f"cannot start a container: {explain(error)}", False, ())
     import marshal
 
-    os.write(result, marshal.dumps(answer))
+    try:
+        os.write(result, marshal.dumps(answer))
+    except BrokenPipeError:
+        pass  # whom this was for is gone
     os._exit(0)
 
 

@@ -52,7 +52,8 @@ def process_1(
         if _set_up(operations, inside, status):
             if as_pid_1:
                 _become(operations, inside, status)
-            code = _start(operations, inside, status)
+            else:
+                code = _start(operations, inside, status)
     finally:
         # Whatever happens, and be it a fault of ours: never return into the launcher's code, of which this is a copy.
         os._exit(code)

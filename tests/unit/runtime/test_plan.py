@@ -1,0 +1,69 @@
+"""The plan is a pure function of the spec, and can be read."""
+
+from __future__ import annotations
+
+import os
+
+from cowstore._linux.namespaces import CloneFlag
+from cowstore.model import Mount
+from cowstore.runtime.binds import Bind
+from cowstore.runtime.operations import Stage
+from cowstore.runtime.plan import describe, namespaces, plan
+from cowstore.runtime.spec import Spec
+
+MOUNTS = (Mount(type="overlay", source=b"overlay", options=((b"lowerdir+", b"/lower"),)),)
+
+
+def spec(**more: object) -> Spec:
+    return Spec(mounts=MOUNTS, argv=("true",), **more)  # type: ignore[arg-type]
+
+
+def names(made: Spec) -> list[str]:
+    return [step.name for step in plan(made)]
+
+
+def test_equal_specs_have_equal_plans_and_nothing_is_done() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert plan(spec(hostname="inside")) == plan(spec(hostname="inside"))
+    assert plan(spec(hostname="inside")) != plan(spec(hostname="other"))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_root_is_cut_off_before_anything_is_mounted_and_left_before_the_program() -> None:
+    """RT-23."""
+    steps = names(spec())
+    assert steps[0] == "separate mounts"
+    assert steps.index("realise root") < steps.index("mount proc") < steps.index("pivot") < steps.index("execute")
+    assert steps[-1] == "execute"
+
+
+def test_the_store_is_hidden_after_everything_that_could_show_it() -> None:
+    steps = names(spec(hidden=("/var/lib/cowstore",), binds=(Bind(source="/var", target="/var"),)))
+    assert steps.index("bind") < steps.index("hide") < steps.index("pivot")
+    assert steps.index("open binds") < steps.index("realise root")
+
+
+def test_what_is_not_asked_for_is_no_step() -> None:
+    assert not {"bind", "open binds", "hide", "name machine"} & set(names(spec()))
+    assert "raise loopback" in names(spec())
+    assert "raise loopback" not in names(spec(network="host"))
+
+
+def test_namespaces() -> None:
+    alone = namespaces(spec())
+    for flag in ("NEWNS", "NEWPID", "NEWUTS", "NEWIPC", "NEWCGROUP", "NEWNET"):
+        assert alone & CloneFlag[flag]
+    assert not namespaces(spec(network="host")) & CloneFlag.NEWNET
+
+
+def test_signals_are_reset_last_in_the_program() -> None:
+    steps = [step.name for step in plan(spec()) if step.stage is Stage.PROGRAM]
+    assert steps[-2:] == ["reset signals", "execute"]
+
+
+def test_it_can_be_read() -> None:
+    lines = describe(spec(hostname="inside", cwd="/srv"))
+    assert lines[0] == "launcher: start process 1 in new namespaces (ns, cgroup, uts, ipc, pid, net)"
+    assert "process 1: name machine (hostname=inside)" in lines
+    assert any(line.startswith("program: enter directory (path=/srv") for line in lines)
+    assert not any("\n" in line for line in lines)
