@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from cowstore._core import Core
+    from cowstore.layers.extract import Devices
+    from cowstore.layers.metadata import Owners
     from cowstore.model import Snapshot
 
 DIGEST_LABEL = "cowstore.import.digest"
@@ -100,7 +102,8 @@ def import_tar(core: Core, source: object, name: str) -> Snapshot:
     what = getattr(source, "name", source)
     with core.doing("import", str(what)), _refusal_names(what), opened(source) as file, born(core, name) as birth:
         with open_stream(file) as stream:
-            extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, **policy())
+            owners, devices = policy()
+            extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, owners=owners, devices=devices)
             birth.labels[DIGEST_LABEL] = stream.digest
         _report(str(what), extracted.skipped.counts())
     return birth.snapshot
@@ -116,13 +119,14 @@ def _refusal_names(what: object) -> Iterator[None]:
         raise refused from error
 
 
-def policy() -> dict[str, object]:
+def policy() -> tuple[Owners, Devices]:
     """Say what becomes of foreign owners and device nodes: an ordinary user can make neither."""
-    from cowstore.layers.extract import Devices, Owners
+    from cowstore.layers.extract import Devices
+    from cowstore.layers.metadata import Owners
 
     if os.geteuid() == 0 and _maps_all_ids():
-        return {}
-    return {"owners": Owners.CALLER, "devices": Devices.SKIP}
+        return Owners.KEEP, Devices.MAKE
+    return Owners.CALLER, Devices.SKIP
 
 
 def _maps_all_ids() -> bool:

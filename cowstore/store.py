@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Self
+    from typing import BinaryIO, Self
 
     from cowstore._core import Core
     from cowstore._leased import Lease
     from cowstore._rows import Row
     from cowstore.model import Capabilities, Mount, Snapshot
-    from cowstore.results import Change, Finding, Status, Usage
+    from cowstore.results import Change, Finding, LayerInfo, Status, Usage
 
     Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -362,6 +362,47 @@ class Store:
         from cowstore._importing import adopt
 
         return adopt(self._core, check_key(name, "name"), os.path.realpath(os.fsdecode(path)))
+
+    # Layers.
+
+    def export_layer(
+        self, key: str, file: BinaryIO, *, base: str | None = None, compression: str | None = None
+    ) -> LayerInfo:
+        """Write what differs in *key* from *base* (by default its parent) as an OCI layer.
+
+        The same tree gives the same bytes on every driver and machine, but for what a compression library adds.
+
+        :param file: a binary file object open for writing. :param compression: ``"gzip"``, ``"zstd"`` or None.
+        :raises InvalidLayer: a name that no layer can hold. :raises InvalidArgument: an unknown compression.
+        """
+        from cowstore._layering import export_layer
+
+        return export_layer(
+            self._core,
+            check_key(key),
+            file,
+            base=None if base is None else check_key(base, "base"),
+            compression=compression,
+        )
+
+    def apply_layer(self, key: str, file: BinaryIO) -> LayerInfo:
+        """Unpack an OCI layer, plain or compressed, over the active *key*.
+
+        :param file: a binary file object, read to its end.
+        :raises InvalidLayer: broken or hostile; the snapshot is removed then, as on any other error.
+        :raises WrongKind: not active.
+        """
+        from cowstore._layering import apply_layer
+
+        return apply_layer(self._core, check_key(key), file)
+
+    def squash(self, name: str, key: str, base: str | None = None) -> Snapshot:
+        """Make the committed *name*, a child of *base* or of nothing, with the tree of the committed *key*."""
+        from cowstore._layering import squash
+
+        return squash(
+            self._core, check_key(name, "name"), check_key(key), None if base is None else check_key(base, "base")
+        )
 
     # The whole.
 

@@ -11,10 +11,12 @@ import stat
 import tempfile
 
 from cowstore.errors import CowstoreError, InvalidLayer
+from cowstore.layers.metadata import HOST_BOUND
 from cowstore.layers.sink import CHUNK
 from cowstore.layers.writer import END, WHITEOUT, header, padding, whiteout
 from cowstore.results import ChangeKind
 from cowstore.trees._descent import Descent
+from cowstore.trees._same import xattrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
 _SPOOL = 4 << 20
 """Bytes of paths that are kept in memory."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-DENIED = (b"trusted.overlay.", b"user.overlay.", b"btrfs.")
-"""Beginnings of extended attributes that mean something to this machine's storage only, and stay here."""
-DENIED_NAMES = frozenset((b"security.selinux", b"security.ima", b"security.evm", b"system.nfs4_acl"))
-"""Extended attributes that belong to the host, not to the file."""
 
 
 def write_layer(root_fd: int, changes: Iterable[Change], sink: Sink) -> dict[str, int]:
@@ -101,13 +99,13 @@ class _Writer:
             if first != path:
                 self._sink.write(self._header(path, found, target=first, hard_link=True))
                 return
-        xattrs = _xattrs(fd, leaf)
+        attributes = _xattrs(fd, leaf)
         if stat.S_ISREG(found.st_mode):
-            self._add_file(fd, leaf, path, found, xattrs)
+            self._add_file(fd, leaf, path, found, attributes)
         elif stat.S_ISLNK(found.st_mode):
-            self._sink.write(self._header(path, found, target=os.readlink(leaf, dir_fd=fd), xattrs=xattrs))
+            self._sink.write(self._header(path, found, target=os.readlink(leaf, dir_fd=fd), xattrs=attributes))
         else:
-            self._sink.write(self._header(path, found, xattrs=xattrs))
+            self._sink.write(self._header(path, found, xattrs=attributes))
 
     def _go(self, parts: list[bytes]) -> int:
         """Open the directory of those parts; most entries are beside or below the last one."""
@@ -146,12 +144,12 @@ class _Writer:
         )  # fmt: skip
 
     def _add_file(
-        self, fd: int, leaf: bytes, path: bytes, found: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...]
+        self, fd: int, leaf: bytes, path: bytes, found: os.stat_result, attributes: tuple[tuple[bytes, bytes], ...]
     ) -> None:
         """Write a regular file; holes are written as zeros, but not read."""
         file = _open(fd, leaf)
         try:
-            self._sink.write(self._header(path, found, size=found.st_size, xattrs=xattrs))
+            self._sink.write(self._header(path, found, size=found.st_size, xattrs=attributes))
             if found.st_blocks * 512 < found.st_size:
                 self._copy_sparse(file, path, found.st_size)
             else:
@@ -207,21 +205,8 @@ def _changed(path: bytes) -> CowstoreError:
 
 def _xattrs(fd: int, leaf: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return the extended attributes that belong into a layer."""
-    path = b"/proc/self/fd/%d/%s" % (fd, leaf)
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno != 95:  # EOPNOTSUPP: a file system without any
-            raise
+    found = xattrs(fd, os.fsdecode(leaf))
+    if not found:
         return ()
-    if not names:
-        return ()
-    kept = []
-    for name in map(os.fsencode, names):
-        if not name.startswith(DENIED) and name not in DENIED_NAMES:
-            try:
-                kept.append((name, os.getxattr(path, name, follow_symlinks=False)))
-            except OSError as error:
-                if error.errno not in {22, 61}:  # EINVAL, ENODATA: listed, but nothing is there (AUFS after a chown)
-                    raise
-    return tuple(kept)
+    named = ((os.fsencode(name), value) for name, value in found.items())
+    return tuple((name, value) for name, value in named if not name.startswith(HOST_BOUND))

@@ -30,6 +30,7 @@ _AHEAD = 6
 
 MEDIA_TYPES = {
     None: "application/vnd.oci.image.layer.v1.tar",
+    "none": "application/vnd.oci.image.layer.v1.tar",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
@@ -41,7 +42,7 @@ def compressor(compression: str | None) -> Compressor | None:
 
     :raises InvalidArgument: an unknown compression.
     """
-    if compression is None:
+    if compression in {None, "none"}:
         return None
     if compression == "gzip":
         # No name and no time in the gzip header: both libraries leave them out.
@@ -60,7 +61,7 @@ def compressor(compression: str | None) -> Compressor | None:
             from backports import zstd
         fast: Compressor = zstd.ZstdCompressor(level=3)
         return fast
-    raise InvalidArgument(f"cannot compress with {compression!r}: use gzip, zstd or None", argument="compression")
+    raise InvalidArgument(f"cannot compress with {compression!r}: use gzip, zstd or none", argument="compression")
 
 
 class Sink:

@@ -32,7 +32,8 @@ def compare(
 ) -> Iterator[Change]:
     """Yield what differs in the tree at *upper_fd* from that at *lower_fd*, sorted by the bytes of the path.
 
-    Directories that hold a change are themselves modified; the root (path ``"."``) only if its own attributes differ.
+    Directories that hold a change are themselves modified; the root (path ``"."``) only if
+    its mode, owner or extended attributes differ.
     A rename is a deletion and an addition. Another type is a modification: with a directory that gives way to a file go
     its children without being named; of a deleted directory only the topmost is named. Of the names of one file all are
     changed if one is, so that none is split from the others. Other file systems mounted inside are not entered.
@@ -211,17 +212,17 @@ class Comparison:
             return False
 
     def _root(self) -> None:
-        """Compare the two roots."""
+        """Compare the two roots, but for their times: every file made in one changes those, and no layer keeps them."""
         upper = self._upper.here()
         found = os.fstat(upper)
+        here = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
         if self._lower is not None:
             lower = self._lower.here()
-            same = same_attributes(os.fstat(lower), found) and xattrs(lower, ".") == xattrs(upper, ".")
+            found = os.fstat(lower)
+            there = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+            same = here == there and xattrs(lower, ".") == xattrs(upper, ".")
         else:
-            ids = (os.geteuid(), os.getegid())
-            same = (
-                stat.S_IMODE(found.st_mode) == 0o755 and (found.st_uid, found.st_gid) == ids and not xattrs(upper, ".")
-            )
+            same = here == (0o755, os.geteuid(), os.getegid()) and not xattrs(upper, ".")
         if not same:
             self._answers.add(Slot(".", None, ChangeKind.MODIFIED))
 
