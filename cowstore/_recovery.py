@@ -133,6 +133,8 @@ def destroy(core: Core) -> None:
                 "close it first"
             )
         driver = core.driver
+        core.catalog.begin_remove_all(owner=core.own("destroy"))
+        _faults.point("store.destroy.recorded")
         for id in sorted({row.id for row in rows if row.kind != Kind.VIEW} | set(driver.held()), reverse=True):
             driver.remove(id)
         _faults.point("store.destroy.removed")

@@ -391,6 +391,11 @@ class Catalog:
             connection.execute("UPDATE snapshots SET state = ?, owner = ? WHERE id = ?", (REMOVING, owner, row.id))
             return row
 
+    def begin_remove_all(self, *, owner: str) -> None:
+        """Record the intent to remove everything; nothing is listed from now on, and whoever opens next finishes it."""
+        with self._writing(durable=True) as connection:
+            connection.execute("UPDATE snapshots SET state = ?, owner = ?", (REMOVING, owner))
+
     # Changing.
 
     def set_labels(self, key: str, labels: str) -> Snapshot:
