@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from cowstore.cli._opening import open_to_write
 from cowstore.cli._output import snapshot_document
@@ -34,24 +33,17 @@ def one_of(arguments: argparse.Namespace, name: str, *, required: bool = False) 
 
 def import_(arguments: argparse.Namespace, out: Output) -> None:
     """Make a committed snapshot from a directory or an archive."""
-    from cowstore.cli._progress import read_with_bar
+    from cowstore.cli._progress import archive
 
     source = arguments.source
-    # Looked at before a store is made for it.
-    if source == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            raise InvalidArgument("standard input is not an archive; give a file, or pipe one in", argument="SOURCE")
-    else:
-        os.stat(source)
-    with open_to_write(arguments, create=True) as store:
-        if source == "-":
-            snapshot = store.import_tar(sys.stdin.buffer, name=arguments.name)
-        elif os.path.isdir(source):
+    if source != "-" and os.path.isdir(source):
+        with open_to_write(arguments, create=True) as store:
             snapshot = store.import_directory(source, name=arguments.name)
-        else:
-            with read_with_bar(source) as archive:
-                snapshot = store.import_tar(archive, name=arguments.name)
-    _made(snapshot, out)
+    else:
+        # The archive first: no store is made for one that is not there.
+        with archive(source) as file, open_to_write(arguments, create=True) as store:
+            snapshot = store.import_tar(file, name=arguments.name)
+    made(snapshot, out)
 
 
 def prepare(arguments: argparse.Namespace, out: Output) -> None:
@@ -59,7 +51,7 @@ def prepare(arguments: argparse.Namespace, out: Output) -> None:
     parent = one_of(arguments, "parent")
     with open_to_write(arguments, create=parent is None) as store:
         snapshot = store.prepare(arguments.key, parent, labels=dict(arguments.label), size_bytes=arguments.size)
-    _made(snapshot, out)
+    made(snapshot, out)
 
 
 def view(arguments: argparse.Namespace, out: Output) -> None:
@@ -68,14 +60,14 @@ def view(arguments: argparse.Namespace, out: Output) -> None:
     assert parent is not None
     with open_to_write(arguments) as store:
         snapshot = store.view(arguments.key, parent, labels=dict(arguments.label))
-    _made(snapshot, out)
+    made(snapshot, out)
 
 
 def commit(arguments: argparse.Namespace, out: Output) -> None:
     """Turn a writable snapshot into a committed one."""
     with open_to_write(arguments) as store:
         snapshot = store.commit(arguments.name, arguments.key, labels=dict(arguments.label))
-    _made(snapshot, out)
+    made(snapshot, out)
 
 
 def rm(arguments: argparse.Namespace, out: Output) -> None:
@@ -89,7 +81,7 @@ def rm(arguments: argparse.Namespace, out: Output) -> None:
         out.document({"removed": removed})
 
 
-def _made(snapshot: Snapshot, out: Output) -> None:
+def made(snapshot: Snapshot, out: Output) -> None:
     """Tell of a new snapshot: as JSON, and otherwise by its key."""
     if out.json:
         out.document(snapshot_document(snapshot))

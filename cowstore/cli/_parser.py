@@ -76,6 +76,7 @@ def build() -> Parser:
 
     _add_looking(command)
     _add_making(command)
+    _add_layers(command)
     _add_keeping(command)
     return parser
 
@@ -193,6 +194,30 @@ def _add_making(command: Callable[..., Parser]) -> None:
     made = command("rm", "_making:rm", "remove snapshots")
     made.add_argument("key", metavar="KEY", nargs="+")
     made.add_argument("--wait", action="store_true", help="wait for those that are mounted or running")
+
+
+def _add_layers(command: Callable[..., Parser]) -> None:
+    """Add the commands that turn snapshots into layers and back."""
+    made = command("diff", "_layers:diff", "write what differs between a snapshot and its parent as an OCI layer")
+    made.add_argument("key", metavar="KEY")
+    _add_parent(made, "BASE", "base", "compare with this snapshot instead of the parent")
+    made.add_argument("-o", "--output", metavar="FILE", help="write to this file (default: standard output)")
+    forms = ("none", "gzip", "zstd")
+    made.add_argument("--compression", choices=forms, default="none", metavar="FORM", help="none, gzip or zstd")
+
+    made = command(
+        "apply",
+        "_layers:apply",
+        "unpack an OCI layer over a writable snapshot",
+        "If the layer is broken or hostile the snapshot is removed, rather than left half-changed.",
+    )
+    made.add_argument("key", metavar="KEY")
+    made.add_argument("source", metavar="LAYER", help="a layer, plain or compressed; - reads standard input")
+
+    made = command("squash", "_layers:squash", "make one committed snapshot of a chain, under a new key")
+    made.add_argument("name", metavar="NAME", help="the key of the new snapshot")
+    made.add_argument("key", metavar="KEY", help="the snapshot whose tree it shall have")
+    made.add_argument("--base", metavar="KEY", help="its parent; without, it has none")
 
 
 def _add_keeping(command: Callable[..., Parser]) -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 from contextlib import contextmanager
 
+from cowstore.errors import InvalidArgument
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,16 +32,26 @@ class Counted:
 
 
 @contextmanager
-def read_with_bar(path: str) -> Iterator[object]:
-    """Give what an import reads: the path itself, or on a terminal (where `rich` is) a file object that draws a bar."""
-    progress = _bar()
-    if progress is None:
-        yield path
+def archive(source: str) -> Iterator[BinaryIO]:
+    """Open an archive to be read, with a bar where somebody sees it; ``-`` is standard input.
+
+    :raises InvalidArgument: standard input is a terminal, or closed.
+    """
+    if source == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InvalidArgument("standard input is not an archive; give a file, or pipe one in", argument="SOURCE")
+        yield sys.stdin.buffer
         return
-    with open(path, "rb") as file, progress:
-        size = os.fstat(file.fileno()).st_size
-        task = progress.add_task(os.path.basename(path), total=size or None)
-        yield Counted(file, lambda count: progress.advance(task, count))
+    with open(source, "rb") as file:
+        progress = _bar()
+        if progress is None:
+            yield file
+            return
+        with progress:
+            size = os.fstat(file.fileno()).st_size
+            task = progress.add_task(os.path.basename(source), total=size or None)
+            # The library only reads; it has no use for the rest of what a file can do.
+            yield Counted(file, lambda count: progress.advance(task, count))  # type: ignore[misc]
 
 
 def _bar() -> RichProgress | None:

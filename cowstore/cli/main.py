@@ -85,6 +85,8 @@ def _report(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - what nobody foresaw is told in one line too
+        if isinstance(error.__cause__, BrokenPipeError):
+            raise error.__cause__ from None
         if os.environ.get("COWSTORE_DEBUG"):
             import traceback
 
