@@ -7,7 +7,7 @@ import itertools
 import os
 from contextlib import ExitStack, contextmanager
 
-from cowstore import leases
+from cowstore import _faults, leases
 from cowstore.errors import Busy, CowstoreError, NotFound, Unsupported
 from cowstore.model import Kind
 
@@ -128,6 +128,7 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
             lease = stack.enter_context(leased(core, key))
             point = _mount_point(core, lease)
             stack.callback(os.rmdir, point)
+            _faults.point("store.mounted.point")
             try:
                 mounting.attach(lease.mounts, point)
             except OSError as error:
@@ -138,11 +139,13 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
                     "run the program that wants the tree inside `cowstore unshare -- PROGRAM`, or as root",
                     feature="mount",
                 ) from error
+        _faults.point("store.mounted.attached")
         try:
             yield pathlib.Path(point)
         finally:
             with core.doing("unmount", key):
                 unmount(lease, point)
+            _faults.point("store.mounted.detached")
 
 
 def unmount(lease: Lease, point: str) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 
 from cowstore._core import Core
+from cowstore import _faults
 from cowstore._leased import MOUNT_POINTS
 from cowstore._rows import create as create_catalog
 from cowstore.catalog import Catalog
@@ -160,6 +161,7 @@ def _own_directories() -> set[str]:
 def _make(root: str, driver: str | None, options: Mapping[str, object]) -> None:
     """Make a store, whole or not at all."""
     made = _make_directories(root)
+    _faults.point("store.make.directories")
     try:
         chosen = _choose(root, driver, options)
     except BaseException:
@@ -169,6 +171,7 @@ def _make(root: str, driver: str | None, options: Mapping[str, object]) -> None:
             except OSError:
                 break
         raise
+    _faults.point("store.make.probed")
     import json
 
     create_catalog(

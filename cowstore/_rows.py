@@ -6,6 +6,7 @@ import os
 import sqlite3
 from contextlib import contextmanager, suppress
 
+from cowstore import _faults
 from cowstore.errors import CowstoreError, OutOfSpace, StoreCorrupt, Unsupported
 from cowstore.model import Kind, Snapshot
 
@@ -148,10 +149,12 @@ def create(path: str, meta: Mapping[str, str]) -> None:
             finally:
                 connection.close()  # the last one: everything is in the one file afterwards
         _sync(draft)
+        _faults.point("catalog.create.drafted")
         try:
             os.link(draft, path)
         except FileExistsError:
             return
+        _faults.point("catalog.create.linked")
         _sync(os.path.dirname(path))
     finally:
         for leftover in (draft, f"{draft}-wal", f"{draft}-shm"):
