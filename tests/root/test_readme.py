@@ -22,7 +22,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert str(source) in script
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "modified etc/motd\nhi\n\n"
+    assert done.stdout == "modified etc\nmodified etc/motd\nhi\n\n"
     assert len(found[1].strip().splitlines()) <= 12
 
 

@@ -190,7 +190,7 @@ def test_info_without_a_store(tmp_path: Path) -> None:
     )
     state = json.loads(done.stdout)
     assert state["store"] is None
-    assert "copy" in {driver["name"] for driver in state["drivers"] if driver["usable"]}
+    assert "overlay" in {driver["name"] for driver in state["drivers"] if driver["usable"]}
     for driver in state["drivers"]:
         assert driver["usable"] or driver["reason"]
     assert list(tmp_path.iterdir()) == []
