@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from cowstore._core import Core
 from cowstore import _faults
+from cowstore._core import Core
 from cowstore._leased import MOUNT_POINTS
 from cowstore._rows import create as create_catalog
 from cowstore.catalog import Catalog
