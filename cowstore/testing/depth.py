@@ -78,7 +78,7 @@ def around_128(ground: Ground) -> None:
     _at_depths(ground, tuple(depth for depth in DEPTHS if depth < _SMALL))
 
 
-@case("graphtest DeepLayerRead(500); anchors 4.6 (10)", needs=("instant_create",), slow=True)
+@case("graphtest DeepLayerRead(500); beyond (10)", needs=("instant_create",), slow=True)
 def around_500(ground: Ground) -> None:
     """500 layers work, and 501 or the refusal by the driver's own limit."""
     _at_depths(ground, tuple(depth for depth in DEPTHS if depth > _SMALL))

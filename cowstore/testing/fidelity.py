@@ -12,7 +12,7 @@ from cowstore.testing._expect import equal
 from cowstore.testing.edits import Editor
 
 
-@case("anchors 4.6: names of every byte")
+@case("beyond: names of every byte")
 def names_of_every_byte(ground: Ground) -> None:
     """Names of each single byte, of all bytes, of 255 bytes, not UTF-8; files, directories and links."""
     single = [bytes([byte]) for byte in range(1, 256) if bytes([byte]) not in {b"/", b"."}]
@@ -39,7 +39,7 @@ def names_of_every_byte(ground: Ground) -> None:
     ground.grow(first, second)
 
 
-@case("anchors 4.6 (3): whiteout-like names")
+@case("beyond (3): whiteout-like names")
 def names_like_whiteouts(ground: Ground) -> None:
     """Names that layers use for themselves are names like any other within a store."""
 
@@ -59,7 +59,7 @@ def names_like_whiteouts(ground: Ground) -> None:
     ground.grow(first, second)
 
 
-@case("BT-05; TA-40; anchors 4.6 (4)")
+@case("BT-05; TA-40; beyond (4)")
 def same_size_same_time(ground: Ground) -> None:
     """Another content of the same size, with the old modification time put back, is a change."""
     stamp = 1_555_555_555_000_000_000
@@ -93,7 +93,7 @@ def _write_mapped(path: bytes) -> None:
         os.close(fd)
 
 
-@case("moby GH13590; machine#3327: Chmod; anchors 4.6 (4)")
+@case("moby GH13590; machine#3327: Chmod; beyond (4)")
 def metadata_only(ground: Ground) -> None:
     """Changes of mode, owner, time or attributes alone are changes, to the nanosecond, and nothing else is."""
 
@@ -121,7 +121,7 @@ def metadata_only(ground: Ground) -> None:
     ground.grow(first, second, third, lambda tree: tree.removexattr("xattr", "user.note"))
 
 
-@case("TA-24, OV-15; anchors 4.6 (3): xattrs", privileged=True)
+@case("TA-24, OV-15; beyond (3): xattrs", privileged=True)
 def attributes(ground: Ground) -> None:
     """Attributes of all name spaces, ACLs and file capabilities stay, through changes of their file and of others."""
     capability = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
@@ -159,7 +159,7 @@ def attributes(ground: Ground) -> None:
     ground.grow(first, second, lambda tree: tree.removexattr("file", "trusted.cowstore"))
 
 
-@case("anchors 4.6 (3); TA-32: devices and FIFOs", privileged=True)
+@case("beyond (3); TA-32: devices and FIFOs", privileged=True)
 def devices(ground: Ground) -> None:
     """Device nodes and FIFOs keep their numbers and modes, are replaced and removed, and large numbers are numbers."""
 
@@ -288,7 +288,7 @@ def large_ids(ground: Ground) -> None:
     ground.grow(first, lambda tree: tree.write("dir/new", "x"))
 
 
-@case("anchors 4.6: large and many")
+@case("beyond: large and many")
 def large_and_many(ground: Ground) -> None:
     """A directory of thousands of names, a file of megabytes, a deep path."""
 

@@ -276,7 +276,7 @@ def empty_layers(ground: Ground) -> None:
     assert found == [("modified", ".")], f"only the root's time differs, yet there are changes: {found}"
 
 
-@case("containerd WhiteoutIncludesParents; anchors 6.1")
+@case("containerd WhiteoutIncludesParents")
 def against_another_base(ground: Ground) -> None:
     """Changes against any other snapshot: a grandparent, a child, a sibling, itself."""
     from cowstore.testing import oracle

@@ -67,7 +67,7 @@ def _enter_paths() -> None:
 
         odd.__name__ = f"path_{word.replace(' ', '_').replace('-', '_')}"
         odd.__doc__ = f"A store works in a directory called {os.fsdecode(name[:40])!r}."
-        case("OV-03, OV-01; anchors 4.6 (10): odd store paths")(odd)
+        case("OV-03, OV-01; beyond (10): odd store paths")(odd)
 
 
 _enter_paths()
@@ -107,7 +107,7 @@ def relative_and_link(ground: Ground) -> None:
         os.chdir(here)
 
 
-@case("anchors 4.6 (7): a store that moved")
+@case("beyond (7): a store that moved")
 def moved_store(ground: Ground) -> None:
     """A store whose directory was renamed works at its new place, or is refused with both places and the way out."""
     _live(ground)

@@ -27,7 +27,7 @@ PROVEN_BY = {
 """The case that fails when a flag lies."""
 
 
-@case("anchors 4.6 (11)")
+@case("beyond (11)")
 def every_flag_has_a_case(ground: Ground) -> None:
     """The table of flags and their cases is complete, and the driver's flags are a frozen value."""
     capabilities = ground.store.status().capabilities
@@ -38,7 +38,7 @@ def every_flag_has_a_case(ground: Ground) -> None:
     refused(dataclasses.FrozenInstanceError, lambda: setattr(capabilities, "adopts", True))
 
 
-@case("anchors 4.6 (11): adopts")
+@case("beyond (11): adopts")
 def adopts(ground: Ground) -> None:
     """A directory outside can be adopted exactly if the driver claims it; a refusal makes nothing."""
     source = ground.scratch("outside")
@@ -51,7 +51,7 @@ def adopts(ground: Ground) -> None:
         equal(ground.listed(), set(), "keys")
 
 
-@case("anchors 4.6 (11): instant_create", slow=True)
+@case("beyond (11): instant_create", slow=True)
 def instant_create(ground: Ground) -> None:
     """A child of a large parent is made as fast as one of a small parent, if the driver claims it."""
     if not ground.store.status().capabilities.instant_create:
@@ -78,7 +78,7 @@ def instant_create(ground: Ground) -> None:
     assert best["large"] < 3 * best["small"] + 0.01, f"seconds for a child: {best}"
 
 
-@case("anchors 4.6 (11): shares_page_cache")
+@case("beyond (11): shares_page_cache")
 def page_cache(ground: Ground) -> None:
     """What is read through one child is in the page cache for its sibling exactly if the driver claims it."""
     source = ground.scratch("source")
@@ -131,7 +131,7 @@ def _cached(path: str) -> bool:
     return sum(page & 1 for page in present) > pages // 2
 
 
-@case("anchors 4.6 (11): volatile_mounts; OV-18")
+@case("beyond (11): volatile_mounts; OV-18")
 def volatile_mounts(ground: Ground) -> None:
     """An ephemeral snapshot works, is mounted twice, and its mount syncs nothing where the driver claims that."""
     base = ground.grow(lambda tree: tree.write("file", "base"))[0]
@@ -155,7 +155,7 @@ def volatile_mounts(ground: Ground) -> None:
         equal(words, usual, "options of an ephemeral snapshot's mounts")
 
 
-@case("anchors 4.6 (11): inode_usage")
+@case("beyond (11): inode_usage")
 def inode_usage(ground: Ground) -> None:
     """Inodes are counted exactly if the driver claims it; otherwise they are -1."""
     ground.store.prepare("active")
@@ -168,7 +168,7 @@ def inode_usage(ground: Ground) -> None:
         equal(found, -1, "inodes that cannot be counted")
 
 
-@case("anchors 4.6 (11): kernel_changes; BE-03")
+@case("beyond (11): kernel_changes; BE-03")
 def kernel_changes(ground: Ground) -> None:
     """Where the kernel tells the changes, they cost what changed, not what is there, and agree with the comparison."""
     if not ground.store.status().capabilities.kernel_changes:
@@ -199,7 +199,7 @@ def kernel_changes(ground: Ground) -> None:
     assert min(times) < walked * 2 + 0.02, f"changes took {min(times):.4f} s, looking at every file {walked:.4f} s"
 
 
-@case("anchors 4.6 (11): rootless", privileged=True)
+@case("beyond (11): rootless", privileged=True)
 def rootless(ground: Ground) -> None:
     """An ordinary user can make a store and use it exactly if the driver claims it."""
     import shutil

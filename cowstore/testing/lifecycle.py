@@ -13,7 +13,7 @@ from cowstore.testing._expect import equal, refused
 from cowstore.testing.edits import Editor
 
 
-@case("anchors 4.6 (1): reopen between every step; moby layer StoreRestore")
+@case("beyond (1): reopen between every step; moby layer StoreRestore")
 def reopen_between_steps(ground: Ground) -> None:
     """A whole life of layers in which every step is done by a store that was just opened."""
 
@@ -44,7 +44,7 @@ def reopen_between_steps(ground: Ground) -> None:
     equal(ground.listed(), set(), "keys")
 
 
-@case("anchors 4.1: RemoveInWalk; ST-17")
+@case("containerd, wanted: RemoveInWalk; ST-17")
 def remove_in_walk(ground: Ground) -> None:
     """Removing what the walk just gave, and making others meanwhile, disturbs neither the walk nor the store."""
     store = ground.store
@@ -60,7 +60,7 @@ def remove_in_walk(ground: Ground) -> None:
     equal(ground.listed(), {f"new-active-{number}" for number in range(30)}, "keys afterwards")
 
 
-@case("anchors 4.6 (1): double commit; moby layer RegisterExistingLayer")
+@case("beyond (1): double commit; moby layer RegisterExistingLayer")
 def commit_twice(ground: Ground) -> None:
     """The second commit of a key is NotFound, and the layer is what the first one made."""
     store = ground.store
@@ -71,7 +71,7 @@ def commit_twice(ground: Ground) -> None:
     equal(ground.listed(), {base}, "keys")
 
 
-@case("anchors 4.1: RemoveAfterCommit (moby#24309)")
+@case("containerd, wanted: RemoveAfterCommit (moby#24309)")
 def remove_after_commit(ground: Ground) -> None:
     """The key of a committed one is gone; removing it says so and leaves the layer."""
     base = ground.grow(lambda tree: tree.write("file", "base"))[0]
@@ -82,7 +82,7 @@ def remove_after_commit(ground: Ground) -> None:
     ground.look(base)
 
 
-@case("anchors 4.6 (1): commit while mounted; TA-40")
+@case("beyond (1): commit while mounted; TA-40")
 def commit_while_mounted(ground: Ground) -> None:
     """What is mounted, by this store or another, cannot be committed; afterwards it can, and nothing is lost."""
     store = ground.store
@@ -99,7 +99,7 @@ def commit_while_mounted(ground: Ground) -> None:
     oracle.assert_same_trees(tree, ground.scan("layer"), what="layer")
 
 
-@case("anchors 4.6 (1): remove while mounted; aufs RemoveMountedDir; ST-11")
+@case("beyond (1): remove while mounted; aufs RemoveMountedDir; ST-11")
 def remove_while_mounted(ground: Ground) -> None:
     """What is mounted, active or view or committed, cannot be removed; afterwards it can."""
     store = ground.store
@@ -135,7 +135,7 @@ def mounts_make_busy(ground: Ground) -> None:
     ground.reopen().commit("layer", "active")
 
 
-@case("ST-15; anchors 4.6 (1): unknown driver data present")
+@case("ST-15; beyond (1): unknown driver data present")
 def another_driver(ground: Ground) -> None:
     """A store opened with another driver is refused with both names, and nothing of it is touched."""
     from cowstore.drivers import BUILT_IN
@@ -358,7 +358,7 @@ def _count(directory: str) -> int:
     return sum(len(names) + len(files) for _, names, files in os.walk(directory))
 
 
-@case("anchors 4.6 (1): a second store on another file system in one process")
+@case("beyond (1): a second store on another file system in one process")
 def two_stores(ground: Ground) -> None:
     """Two stores of one driver in one process, the second on another file system where there is one, do not mix."""
     elsewhere = _another_file_system(ground.directory)

@@ -67,7 +67,7 @@ def _own_mounts() -> None:
     mount("none", "/", None, MountFlag.REC | MountFlag.PRIVATE, None)
 
 
-@case("OV-20, DM-16: moby#34672; anchors 4.6 (9)", privileged=True)
+@case("OV-20, DM-16: moby#34672; beyond (9)", privileged=True)
 def copied_mount(ground: Ground) -> None:
     """A mount copied into another namespace hinders neither unmounting, commit, a child, nor (in the end) removal."""
     base = _base(ground)
@@ -110,7 +110,7 @@ def private_mount(ground: Ground) -> None:
         equal(there, [], "mounts of the store that came into another namespace")
 
 
-@case("anchors 4.1: OpenFileInodeStability (moby#12327), GetCWD (#19082); 4.6 (9)")
+@case("containerd, wanted: OpenFileInodeStability (moby#12327), GetCWD (#19082); beyond (9)")
 def open_file_and_directory(ground: Ground) -> None:
     """A file and a working directory held open within a snapshot: it is busy by its lease, and they stay usable."""
     base = _base(ground)
@@ -139,7 +139,7 @@ def open_file_and_directory(ground: Ground) -> None:
         equal(again.read(), b"open", "content of the layer")
 
 
-@case("anchors 4.6 (9): open files across unmount", privileged=True)
+@case("beyond (9): open files across unmount", privileged=True)
 def held_by_another(ground: Ground) -> None:
     """A process that sits in the tree when it is unmounted: the unmount ends, and what it wrote is in the layer."""
     base = _base(ground)
@@ -196,7 +196,7 @@ def many_mounts(ground: Ground) -> None:
     equal(leaks.mounts_below(ground.root), [], "mounts")
 
 
-@case("anchors 4.6 (8): fork without exec; locks not inherited")
+@case("beyond (8): fork without exec; locks not inherited")
 def fork_without_exec(ground: Ground) -> None:
     """A forked child can use the store; its end gives up nothing of its parent's, and its life keeps nothing busy."""
     base = _base(ground)
@@ -233,7 +233,7 @@ def fork_without_exec(ground: Ground) -> None:
             )
 
 
-@case("anchors 4.6 (7), design: a dead owner's mount is taken down at open")
+@case("beyond (7), design: a dead owner's mount is taken down at open")
 def killed_while_mounted(ground: Ground) -> None:
     """A process killed inside `mounted` leaves a mount; the next opening takes it down and the snapshot is free."""
     base = _base(ground)
@@ -261,7 +261,7 @@ def killed_while_mounted(ground: Ground) -> None:
         equal(file.read(), "before the end", "content")
 
 
-@case("anchors 4.6 (8); design: a store used from two pid namespaces", privileged=True)
+@case("beyond (8); design: a store used from two pid namespaces", privileged=True)
 def two_pid_namespaces(ground: Ground) -> None:
     """In another pid namespace, where process ids mean others, leases still tell the living from the dead."""
     from cowstore._linux.namespaces import CloneFlag, unshare

@@ -35,7 +35,7 @@ def _data(path: str, mebibytes: int) -> None:
         os.fsync(file.fileno())
 
 
-@case("anchors 4.6 (5); DM-18, graphtest DiffSize; moby layer LayerSize, MountSize")
+@case("beyond (5); DM-18, graphtest DiffSize; moby layer LayerSize, MountSize")
 def exact(ground: Ground) -> None:
     """A layer's usage is what was written in it, its child's only what was written there, before and after commit."""
     store = ground.store
@@ -63,7 +63,7 @@ def exact(ground: Ground) -> None:
     _near(_size(ground, "layer-1") - empty, 4 * MIB, "the parent, after its child was written to")
 
 
-@case("anchors 4.6 (5): inodes; TA-39: hard links", needs=("inode_usage",))
+@case("beyond (5): inodes; TA-39: hard links", needs=("inode_usage",))
 def inodes(ground: Ground) -> None:
     """Inodes are counted, names of one file once, and a removed one is given back."""
     ground.store.prepare("active")
@@ -87,7 +87,7 @@ def inodes(ground: Ground) -> None:
     equal(ground.store.usage("active").inodes - before, 2, "inodes after removal")
 
 
-@case("anchors 4.6 (5): sparse files take their blocks")
+@case("beyond (5): sparse files take their blocks")
 def sparse(ground: Ground) -> None:
     """A file of holes counts what it takes, not how long it is."""
     ground.store.prepare("active")
@@ -101,7 +101,7 @@ def sparse(ground: Ground) -> None:
     _near(_size(ground, "active") - before, MIB, "a gibibyte of holes and one mebibyte")
 
 
-@case("anchors 4.6 (5): usage while it is mounted and written to")
+@case("beyond (5): usage while it is mounted and written to")
 def while_mounted(ground: Ground) -> None:
     """Usage can be asked while the snapshot is mounted, and sees what is synced."""
     ground.store.prepare("active")
@@ -111,7 +111,7 @@ def while_mounted(ground: Ground) -> None:
         _near(_size(ground, "active") - before, 2 * MIB, "while mounted")
 
 
-@case("anchors 4.6 (5): space is given back")
+@case("beyond (5): space is given back")
 def given_back(ground: Ground) -> None:
     """Removed snapshots give their space back to the store."""
     ground.store.prepare("kept")
