@@ -19,13 +19,14 @@ import stat
 import time
 
 from cowstore import _faults
-from cowstore.driver import Driver, NoOptions
-from cowstore.errors import DriverUnavailable, InvalidArgument, OutOfSpace, StoreCorrupt, Unsupported
+from cowstore.driver import NoOptions
+from cowstore.drivers._directories import DirectoryDriver
+from cowstore.errors import InvalidArgument, StoreCorrupt
 from cowstore.model import STACKED, Capabilities, Mount, MountFlag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
@@ -36,7 +37,6 @@ MAX_LOWERS = 500
 
 EMPTY = "empty"
 USERXATTR = "userxattr"
-SCRATCH = ".probe-"
 
 BOOKKEEPING = ("trusted.overlay.", "user.overlay.")
 """Extended attributes in which overlay keeps its marks."""
@@ -58,7 +58,7 @@ _NOT_FOR_USERS = frozenset((b"redirect_dir", b"metacopy"))
 """Off with userxattr in any case, and refused as options beside it."""
 
 
-class Overlay(Driver):
+class Overlay(DirectoryDriver):
     """Snapshots are overlays. What differs from the law is the kernel's.
 
     A program cannot rename(2) a directory that comes from a parent (EXDEV, as across file systems; ``mv`` copies then).
@@ -66,6 +66,7 @@ class Overlay(Driver):
     """
 
     name = "overlay"
+    own_names = frozenset((EMPTY, USERXATTR))
     capabilities = Capabilities(
         max_depth=MAX_LOWERS,
         shares_page_cache=True,
@@ -80,12 +81,11 @@ class Overlay(Driver):
         """Take hold of *directory*; on first use, find out in which attributes overlay can keep its marks here."""
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         self._raw = os.fsencode(directory) + b"/"
-        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._stated: tuple[tuple[bytes, bytes], ...] | None = None
         try:
             if not read_only:
                 self._prepare_directory()
-            self.userxattr = self._has(USERXATTR)
+            self.userxattr = self.has(USERXATTR)
         except BaseException:
             self.close()
             raise
@@ -96,15 +96,7 @@ class Overlay(Driver):
         except FileExistsError:
             return
         _faults.point("overlay.open.made")
-        # What the directory would hand down to everything made in it is not part of any snapshot.
-        try:
-            os.removexattr(self.directory, "system.posix_acl_default")
-        except OSError as error:
-            if error.errno not in {errno.ENODATA, errno.ENOTSUP}:
-                raise
-        mode = os.stat(self.directory).st_mode
-        if mode & stat.S_ISGID:
-            os.chmod(self.directory, stat.S_IMODE(mode) & ~stat.S_ISGID)
+        self.bear_nothing_down()
         if not keeps_trusted_marks(os.path.join(self.directory, EMPTY)):
             os.close(os.open(USERXATTR, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
 
@@ -119,18 +111,10 @@ class Overlay(Driver):
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         """Make the three directories of *id*; they get their name when they are complete."""
-        if size_bytes is not None:
-            raise Unsupported(
-                f"cannot limit snapshot {id} to {size_bytes} bytes: the overlay driver does not enforce sizes here; "
-                "leave the size out, or use a driver whose capabilities list size_limits",
-                feature="size_limits",
-            )
+        self.refuse_size(id, size_bytes)
         new = f"new-{id}"
         try:
-            self._start(new)
-            if parent is not None:
-                os.symlink(f"../{parent}", f"{new}/parent", dir_fd=self._fd)
-                _faults.point("overlay.create.linked")
+            self.start(id, parent)
             os.mkdir(f"{new}/work", 0o700, dir_fd=self._fd)
             _faults.point("overlay.create.work")
             os.mkdir(f"{new}/fs", 0o755, dir_fd=self._fd)
@@ -140,28 +124,11 @@ class Overlay(Driver):
             else:
                 self._inherit(f"{new}/fs", f"{parent}/fs")
             _faults.point("overlay.create.dressed")
-            self._finish(new, id)
+            self.finish(new, id)
         except OSError as error:
-            self._give_up(new)
-            self._tell(error, f"make snapshot {id}")
+            self.give_up(new)
+            self.tell(error, f"make snapshot {id}")
             raise
-
-    def _start(self, new: str) -> None:
-        try:
-            os.mkdir(new, 0o700, dir_fd=self._fd)
-        except FileExistsError:
-            self._remove(new)
-            os.mkdir(new, 0o700, dir_fd=self._fd)
-        _faults.point("overlay.create.made")
-
-    def _finish(self, new: str, id: int) -> None:
-        try:
-            os.rename(new, str(id), src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            self._remove(new)  # made before: once is enough
-        _faults.point("overlay.create.renamed")
 
     def _inherit(self, own: str, parents: str) -> None:
         """Give a fresh root directory what the parent's has: the merged root is the upper one."""
@@ -178,39 +145,17 @@ class Overlay(Driver):
                 except OSError as error:
                     if error.errno not in {errno.ENOTSUP, errno.ENODATA}:
                         raise
-        # Last: a root whose time differs would be a change.
+        # Last, since the others alter it.
         os.utime(own, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=fd)
 
-    def seal(self, id: int) -> None:
-        """Write out the file system the layers are on."""
-        if self.volatile or self._is_adopted(str(id)):
-            return
-        from cowstore._linux.files import syncfs
-
-        fd = os.open(f"{id}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            syncfs(fd)
-        except OSError as error:
-            self._tell(error, f"write out snapshot {id}")
-            raise
-        finally:
-            os.close(fd)
-        _faults.point("overlay.seal.synced")
-
-    def remove(self, id: int) -> None:
-        """Remove the directories of *id*, finished or not. What was adopted stays as it is."""
-        self._remove(str(id))
-        _faults.point("overlay.remove.removed")
-        self._remove(f"new-{id}")
-
-    def _remove(self, name: str) -> None:
+    def remove_directory(self, name: str) -> None:
         """Remove one id's directory; without reading any, where there is nothing in the layer."""
         fd = self._fd
         try:
             try:
                 os.rmdir(f"{name}/fs", dir_fd=fd)
             except FileNotFoundError:
-                if not self._has(name):
+                if not self.has(name):
                     return
             if not self._remove_work(name):
                 self._take_mark_away(name)
@@ -238,14 +183,6 @@ class Overlay(Driver):
                 return False
         return True
 
-    def _give_up(self, new: str) -> None:
-        try:
-            self._remove(new)
-        except OSError as error:
-            from cowstore._log import logger
-
-            logger(__name__).warning("cannot remove %s/%s: %s", self.directory, new, error)
-
     def adopt(self, id: int, path: str) -> None:
         """Make *id* whose layer is a symbolic link to *path*."""
         real = os.path.realpath(path)
@@ -254,16 +191,16 @@ class Overlay(Driver):
             raise InvalidArgument(f"cannot adopt {path}: it lies inside the store", argument="path")
         new = f"new-{id}"
         try:
-            self._start(new)
+            self.start(id, None)
             os.symlink(real, f"{new}/fs", dir_fd=self._fd)
             _faults.point("overlay.adopt.linked")
             if self._lies_below(real):
                 os.mkdir(f"{new}/nested", 0o700, dir_fd=self._fd)
             _faults.point("overlay.adopt.tried")
-            self._finish(new, id)
+            self.finish(new, id)
         except OSError as error:
-            self._give_up(new)
-            self._tell(error, f"adopt {path}")
+            self.give_up(new)
+            self.tell(error, f"adopt {path}")
             raise
 
     def _lies_below(self, path: str) -> bool:
@@ -286,7 +223,7 @@ class Overlay(Driver):
 
     def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
         """Describe the overlay of *id* over its ancestors."""
-        chain = self._chain(str(id))
+        chain = self.chain(str(id))
         last = chain[-1]
         adopted = self._is_adopted(last)
         lowers = [self._raw + name.encode() + b"/fs" for name in chain]
@@ -299,7 +236,7 @@ class Overlay(Driver):
         if len(lowers) < (1 if own else 2):
             lowers.append(self._raw + EMPTY.encode())
         below: tuple[Mount, ...] = ()
-        if adopted and len(lowers) > 1 and self._has(f"{last}/nested"):
+        if adopted and len(lowers) > 1 and self.has(f"{last}/nested"):
             # Two layers on one file system, one below the other: the kernel takes them with an overlay between.
             ground = Mount(type="tmpfs", source=b"tmpfs", options=((b"mode", b"755"), (b"size", b"4k")))
             below = (ground, self._overlay([lowers[-1], STACKED]))
@@ -374,47 +311,28 @@ class Overlay(Driver):
 
     # Questions.
 
-    def _chain(self, name: str) -> list[str]:
-        """List an id and its ancestors, nearest first."""
-        chain = [name]
-        fd = self._fd
-        while True:
-            try:
-                name = os.readlink(f"{name}/parent", dir_fd=fd)[3:]
-            except FileNotFoundError:
-                return chain
-            chain.append(name)
-
     def _is_adopted(self, name: str) -> bool:
         try:
             return stat.S_ISLNK(os.stat(f"{name}/fs", dir_fd=self._fd, follow_symlinks=False).st_mode)
         except FileNotFoundError:
             return False
 
-    def _has(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+    def seal(self, id: int) -> None:
+        """Write out the file system the layers are on. An adopted directory is somebody else's."""
+        if not self._is_adopted(str(id)):
+            super().seal(id)
 
     def usage(self, id: int) -> Usage:
         """Measure the layer of *id*. An adopted directory is not the store's, and counts nothing."""
-        from cowstore.results import Usage
-        from cowstore.trees.usage import measure
-
         if self._is_adopted(str(id)):
+            from cowstore.results import Usage
+
             return Usage(size_bytes=0, inodes=0)
-        fd = os.open(f"{id}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            size_bytes, inodes = measure(fd)
-        finally:
-            os.close(fd)
-        return Usage(size_bytes=size_bytes, inodes=inodes)
+        return super().usage(id)
 
     def changes(self, id: int, base: int | None) -> Iterator[Change]:
         """Tell what differs; from an ancestor by looking only at what the layers between hold."""
-        chain = self._chain(str(id))
+        chain = self.chain(str(id))
         if base is None or str(base) not in chain[1:]:
             return super().changes(id, base)
         return self._changes(id, base, chain[: chain.index(str(base))])
@@ -441,73 +359,32 @@ class Overlay(Driver):
                 if os.fsencode(change.path) > last:
                     yield change
 
-    def unpack_directory(self, id: int) -> str | None:
-        """Name the layer's own directory."""
-        return f"{self.directory}/{id}/fs"
-
-    def held(self) -> Iterable[int]:
-        """List the ids by the names of their directories."""
-        return sorted({id for name in os.listdir(self.directory) if (id := id_of(name)) is not None})
-
-    def holds(self, id: int) -> bool:
-        """Look for the directories of *id*."""
-        return self._has(str(id)) or self._has(f"new-{id}")
-
     def status(self) -> DriverStatus:
         """Tell of the file system the layers are on, and how overlays are mounted."""
-        from cowstore.drivers.overlay._status import status
+        from cowstore.drivers._backing import status
 
-        return status(self)
+        options = [name + b"=" + value if value else name for name, value in self.stated_options()]
+        details = {
+            "marks": "user.overlay.*" if self.userxattr else "trusted.overlay.*",
+            "mount options": os.fsdecode(b",".join(options)),
+        }
+        return status(self.directory, details)
 
     def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
         """Look at the directories of *id*, and try to mount it."""
-        from cowstore.drivers.overlay._status import examine
+        yield from super().examine(id, parent, sealed)
+        if not sealed and not self.has(f"{id}/work"):
+            from cowstore.results import FindingKind, Problem
 
-        return examine(self, id, parent, sealed=sealed)
+            text = f"{self.directory}/{id}/work is not there"
+            yield Problem(kind=FindingKind.UNFINISHED, text=text, repair=True)
 
     def repair(self, id: int, parent: int | None, sealed: bool, kind: FindingKind) -> bool:
         """Mend the link to the parent, or make the scratch directory anew."""
-        from cowstore.drivers.overlay._status import repair
-
-        return repair(self, id, parent, kind)
-
-    def leftovers(self) -> Iterator[str]:
-        """List whatever has none of the driver's names."""
-        for name in os.listdir(self.directory):
-            if name not in {EMPTY, USERXATTR} and id_of(name) is None:
-                yield f"{self.directory}/{name}"
-
-    def remove_leftover(self, path: str) -> None:
-        """Remove what :meth:`leftovers` listed."""
-        from cowstore.trees.remove import remove_tree
-
-        remove_tree(self._fd, os.path.basename(path))
-
-    def close(self) -> None:
-        """Close the driver's directory."""
-        fd, self._fd = self._fd, -1
-        if fd != -1:
-            os.close(fd)
-
-    def _tell(self, error: OSError, what: str) -> None:
-        """Raise the class that tells the caller what to do about an error of the kernel, where there is one."""
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise OutOfSpace(
-                f"cannot {what} in {self.directory}: {error.strerror}; free space or inodes there, or remove snapshots",
-                what="quota" if error.errno == errno.EDQUOT else "data",
-            ) from error
-        if error.errno == errno.ENODEV:
-            raise DriverUnavailable(
-                f"cannot {what}: this kernel has no overlay file system; load the module (modprobe overlay)",
-                driver=self.name,
-                missing=["overlay in the kernel: modprobe overlay"],
-            ) from error
-
-
-def id_of(name: str) -> int | None:
-    """Tell the id of a directory of the store, finished or in the making; None for anything else."""
-    digits = name.removeprefix("new-")
-    return int(digits) if digits.isascii() and digits.isdigit() and str(int(digits)) == digits else None
+        if kind == "unfinished":
+            os.mkdir(f"{id}/work", 0o700, dir_fd=self._fd)
+            return True
+        return super().repair(id, parent, sealed, kind)
 
 
 def keeps_trusted_marks(path: str) -> bool:

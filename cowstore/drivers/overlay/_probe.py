@@ -26,7 +26,7 @@ def probe(directory: str) -> None:
     """
     import tempfile
 
-    from cowstore.drivers.overlay import SCRATCH
+    from cowstore.drivers._directories import SCRATCH
     from cowstore.trees.remove import remove_tree
 
     try:
@@ -130,9 +130,9 @@ def _use(driver: Overlay) -> list[str]:
 
 
 def _kind(path: str) -> str:
-    from cowstore.drivers.overlay._status import backing
+    from cowstore.drivers._backing import fs_type
 
-    return backing(path).type
+    return fs_type(path)
 
 
 def explained(error: OSError, directory: str) -> str:
