@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
+from cowstore._frozen import frozen
 from cowstore.errors import Unsupported
 from cowstore.model import Capabilities
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class NoOptions:
     """Options of a driver that has none."""
 

@@ -7,7 +7,8 @@ costs half a millisecond to define.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from cowstore._frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class MountFlag(enum.IntFlag):
     NOATIME = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Snapshot:
     """One snapshot as the store knows it."""
 
@@ -57,7 +58,7 @@ class Snapshot:
     id: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Mount:
     """One step of realising a snapshot; a snapshot is a tuple of them, applied in order to one target.
 
@@ -76,7 +77,7 @@ class Mount:
     subdir: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Capabilities:
     """What a driver can do. Each flag has a test that fails when it lies.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from cowstore._frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Stage(enum.Enum):
     """In the process that will become the program."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operation:
     """One step of a plan; plans compare equal when they do the same.
 
@@ -60,7 +61,7 @@ def operation(
 ) -> Operation:
     """Make the operation that calls *step* with these arguments, checked by their types."""
     assert not args, "arguments of a step have names"
-    return Operation(stage, step, tuple(kwargs.items()))
+    return Operation(stage=stage, step=step, arguments=tuple(kwargs.items()))
 
 
 def _text(value: object) -> str:

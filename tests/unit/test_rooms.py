@@ -14,7 +14,7 @@ import cowstore
 PACKAGE = Path(cowstore.__file__).parent
 
 ROOMS = [
-    ["_linux"],
+    ["_linux", "_frozen"],
     ["model", "results", "errors", "_faults", "_log", "_version", "_values"],
     ["trees", "mounting", "_programs"],
     ["driver"],
