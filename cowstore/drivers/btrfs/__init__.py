@@ -1,0 +1,7 @@
+"""Btrfs: subvolumes and snapshots."""
+
+from __future__ import annotations
+
+from cowstore.drivers.btrfs.driver import Btrfs
+
+__all__ = ["Btrfs"]

@@ -1,0 +1,171 @@
+"""Quota groups: used only when a size is asked for, and none left behind.
+
+Quota belongs to a whole file system and slows it, so it is turned on by the driver only in its own loop file, or where
+an option says so. A deleted subvolume's group can go only once the kernel has cleaned the subvolume; until then its
+number stands as an empty file in ``.qgroups``, and is tried again.
+
+Source: btrfs-quota(8), ``linux/btrfs_tree.h`` (``btrfs_qgroup_*_item``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from cowstore._linux import _btrfs_abi as abi
+from cowstore._linux import btrfs
+from cowstore._linux.fd import Descriptor, open_
+from cowstore.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PENDING = ".qgroups"
+
+_STATUS = struct.Struct("<4Q")
+_INFO = struct.Struct("<5Q")
+_LIMIT = struct.Struct("<5Q")
+_STATUS_SIMPLE = 8
+_LIMIT_RFER = 1
+# ENOTCONN: quota is off. ENOENT: there is no such group, or no quota tree.
+_NOTHING = frozenset({errno.ENOTCONN, errno.ENOENT, errno.EINVAL})
+
+
+class Quota:
+    """The quota groups of one file system, as far as the driver's own subvolumes go."""
+
+    def __init__(self, home_fd: int, *, may_enable: bool, may_use: bool) -> None:
+        self._home = home_fd
+        self._may_enable = may_enable
+        self._may_use = may_use
+
+    def _item(self, kind: int, qgroup_id: int) -> bytes | None:
+        """Return an item of the quota tree; None where there is none, or no such tree."""
+        if not self._may_use:
+            return None
+        try:
+            items = btrfs.tree_search(
+                self._home, abi.QUOTA_TREE_OBJECTID, objectid=(0, 0), type=(kind, kind), offset=(qgroup_id, qgroup_id)
+            )
+            return next((data for _objectid, _type, _offset, data in items), None)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+
+    def enabled(self) -> bool:
+        """Tell whether quota groups are on, and may be used here."""
+        return self._item(abi.QGROUP_STATUS_KEY, 0) is not None
+
+    def kind(self) -> str:
+        """Tell which sort of quota is on, for people."""
+        item = self._item(abi.QGROUP_STATUS_KEY, 0)
+        if item is None:
+            return "off"
+        return "simple" if _STATUS.unpack_from(item)[2] & _STATUS_SIMPLE else "on"
+
+    def require(self, size_bytes: int) -> None:
+        """Make sure that sizes can be limited, turning quota on where that is allowed.
+
+        :raises Unsupported: it is off, and must stay so.
+        """
+        if self.enabled():
+            return
+        if not (self._may_use and self._may_enable):
+            raise Unsupported(
+                f"cannot limit a snapshot to {size_bytes} bytes: quota groups are off on this Btrfs, and the driver "
+                "turns them on only when told to; give the option quota=yes, or `btrfs quota enable` yourself",
+                feature="size_limits",
+            )
+        try:
+            btrfs.quota_ctl(self._home, btrfs.QuotaCommand.ENABLE)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        # Until what is there has been counted, no limit would hold.
+        btrfs.quota_rescan_wait(self._home)
+
+    def limit(self, subvol_id: int, size_bytes: int | None) -> None:
+        """Limit what the subvolume of that number may refer to; None takes the limit away."""
+        btrfs.qgroup_limit(self._home, subvol_id, max_rfer=size_bytes)
+
+    def drop_inherited_limit(self, subvol_id: int) -> None:
+        """Take away the limit that the kernel gave a snapshot because its source has one."""
+        item = self._item(abi.QGROUP_LIMIT_KEY, subvol_id)
+        if item is not None and _LIMIT.unpack_from(item)[0]:
+            self.limit(subvol_id, None)
+
+    def limit_of(self, subvol_id: int) -> int | None:
+        """Return the limit of a subvolume in bytes; None where it has none."""
+        item = self._item(abi.QGROUP_LIMIT_KEY, subvol_id)
+        if item is None:
+            return None
+        flags, max_rfer, *_rest = _LIMIT.unpack_from(item)
+        return max_rfer if flags & _LIMIT_RFER and max_rfer != abi.U64_MAX else None
+
+    def used(self, subvol_id: int) -> tuple[int, int] | None:
+        """Return the bytes a subvolume refers to, and those that it alone does, as of the last commit."""
+        item = self._item(abi.QGROUP_INFO_KEY, subvol_id)
+        if item is None:
+            return None
+        _generation, refers, _packed, exclusive, _packed_exclusive = _INFO.unpack_from(item)
+        return refers, exclusive
+
+    def groups(self) -> list[int]:
+        """List the numbers of all subvolumes' groups."""
+        kind = (abi.QGROUP_INFO_KEY, abi.QGROUP_INFO_KEY)
+        try:
+            items = btrfs.tree_search(
+                self._home, abi.QUOTA_TREE_OBJECTID, objectid=(0, 0), type=kind, offset=(0, 2**48 - 1)
+            )
+            return [offset for _objectid, _type, offset, _data in items]
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return []
+
+    def forget(self, subvol_ids: Iterable[int]) -> None:
+        """Destroy the groups of deleted subvolumes, now or at a later :meth:`retry`."""
+        if not self.enabled():
+            return
+        later = [one for one in subvol_ids if not self._destroy(one)]
+        if not later:
+            return
+        with self._pending(make=True) as pending:
+            for one in later:
+                open_(str(one), os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=pending).close()
+
+    def retry(self) -> int:
+        """Destroy the groups whose turn had not come; returns how many must still wait."""
+        waiting = 0
+        try:
+            with self._pending(make=False) as pending:
+                for name in os.listdir(pending.fileno()):
+                    if name.isdigit() and not self._destroy(int(name)):
+                        waiting += 1
+                        continue
+                    os.unlink(name, dir_fd=pending.fileno())
+        except FileNotFoundError:
+            return waiting
+        return waiting
+
+    def _pending(self, *, make: bool) -> Descriptor:
+        if make:
+            try:
+                os.mkdir(PENDING, 0o700, dir_fd=self._home)
+            except FileExistsError:
+                pass
+        return open_(PENDING, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._home)
+
+    def _destroy(self, subvol_id: int) -> bool:
+        """Destroy one group; False when the kernel is not done with its subvolume."""
+        try:
+            btrfs.qgroup_create(self._home, subvol_id, create=False)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return False
+            if error.errno not in _NOTHING:
+                raise
+        return True

@@ -1,0 +1,92 @@
+"""Which room of a Btrfs is full: data, metadata or a quota group."""
+
+from __future__ import annotations
+
+import errno
+
+from cowstore._linux import btrfs
+from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore.drivers.btrfs.quota import Quota
+
+# The kernel keeps up to 512 MiB of metadata room back for itself; a quarter of that is what a verb may need.
+_METADATA_BYTES = 16 << 20
+
+
+class Rooms:
+    """What is set aside and in use, in bytes, over all devices of a Btrfs.
+
+    :ivar unallocated: bytes of the devices that are not set aside for anything yet.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.data_total = self.data_used = self.metadata_total = self.metadata_used = 0
+        self.reserve = 0
+        for info in btrfs.space_info(fd):
+            if info.flags & ~_KNOWN:
+                self.reserve = info.total_bytes
+                continue
+            if info.flags & btrfs.BlockGroupFlag.DATA:
+                self.data_total += info.total_bytes
+                self.data_used += info.used_bytes
+            if info.flags & btrfs.BlockGroupFlag.METADATA:
+                self.metadata_total += info.total_bytes
+                self.metadata_used += info.used_bytes
+        self.unallocated = 0
+        found = btrfs.fs_info(fd)
+        for number in range(1, found.max_id + 1):
+            try:
+                device = btrfs.dev_info(fd, number)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                continue
+            self.unallocated += max(0, device.total_bytes - device.bytes_used)
+
+    def full(self) -> str:
+        """Tell which room it was that ran out: ``"metadata"`` or ``"data"``."""
+        left = self.metadata_total - self.metadata_used - self.reserve
+        return "metadata" if left < _METADATA_BYTES and self.unallocated < _METADATA_BYTES else "data"
+
+
+_KNOWN = btrfs.BlockGroupFlag(0x7FF)
+
+
+def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int | None = None) -> CowstoreError | None:
+    """Return the public error for a failure for want of room or of write access; None for any other.
+
+    :param what: the verb and its object, for the message.
+    :param subvol_id: the subvolume whose quota group may be the reason.
+    """
+    if error.errno == errno.EDQUOT:
+        used = quota.used(subvol_id) if subvol_id is not None else None
+        limit = quota.limit_of(subvol_id) if subvol_id is not None else None
+        return OutOfSpace(
+            f"cannot {what}: the limit of its quota group is reached ({limit or 0} bytes); raise it with set_size",
+            what="quota",
+            used=used[0] if used else 0,
+            total=limit or 0,
+        )
+    if error.errno == errno.ENOSPC:
+        rooms = Rooms(fd)
+        full = rooms.full()
+        used_bytes, total = (
+            (rooms.metadata_used, rooms.metadata_total) if full == "metadata" else (rooms.data_used, rooms.data_total)
+        )
+        cure = "remove snapshots, add a device, or balance" if full == "metadata" else "remove snapshots or add room"
+        return OutOfSpace(
+            f"cannot {what}: the {full} room of the Btrfs is full ({used_bytes} of {total} bytes, {rooms.unallocated} "
+            f"unallocated); {cure}",
+            what=full,
+            used=used_bytes,
+            total=total,
+        )
+    if error.errno == errno.EROFS:
+        return DriverUnavailable(
+            f"cannot {what}: the Btrfs is read-only; it was mounted so, or an error made it so (see the kernel's log)",
+            driver="btrfs",
+            missing=["a writable Btrfs: remount it, or mend it"],
+        )
+    return None
