@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cowstore.errors import AlreadyExists, CowstoreError, NotFound, Unsupported, WrongKind
+from cowstore.errors import AlreadyExists, CowstoreError, InvalidArgument, NotFound, Unsupported, WrongKind
 from cowstore.model import Kind
 
 TYPE_CHECKING = False
@@ -25,17 +25,28 @@ _OWN_FILE_SYSTEMS = ("/proc", "/sys", "/dev", "/run")
 _NEEDED = ("/usr", "/var", "/etc", "/bin", "/lib", "/sbin")
 
 
-def resolve(store: Store, base: str | None, *, with_mounts: bool) -> str:
+def prepare(store: Store, key: str, base: str | None, *, ephemeral: bool) -> None:
+    """Make the writable snapshot *key* on a base; as :func:`resolve`.
+
+    The common case comes first: a base that is in the store already is not looked at twice.
+    """
+    try:
+        store.prepare(key, _key("/") if base is None else base, ephemeral=ephemeral)
+    except (NotFound, InvalidArgument):  # not there, or a path that can be no key
+        store.prepare(key, resolve(store, base), ephemeral=ephemeral)
+
+
+def resolve(store: Store, base: str | None) -> str:
     """Return the key of the committed snapshot to run on, making it where that is the first time.
 
     :raises NotFound: neither a snapshot nor a file nor a directory of that name. :raises WrongKind: not committed.
-    :raises Unsupported: this machine's root cannot be used with this driver, or lies on several file systems.
+    :raises Unsupported: this machine's root cannot be used with this driver.
     """
     if base is None:
-        return _this_machine(store, with_mounts=with_mounts)
+        return _this_machine(store)
     try:
         snapshot = store.stat(base)
-    except CowstoreError:
+    except CowstoreError:  # no key, or one that could never be one, such as a long path
         snapshot = None
     if snapshot is not None:
         if snapshot.kind != Kind.COMMITTED:
@@ -57,19 +68,26 @@ def resolve(store: Store, base: str | None, *, with_mounts: bool) -> str:
     )
 
 
-def _this_machine(store: Store, *, with_mounts: bool) -> str:
-    if not store.capabilities.adopts:
-        raise Unsupported(
-            f"the {store.driver_name} driver cannot run on this machine's own root: it would have to copy all of it. "
-            "Give --base KEY|TAR|DIR, or use a store of the overlay driver (--store DIR --driver overlay)",
-            feature="adopts",
-        )
+def refuse_separate(*, with_mounts: bool) -> None:
+    """Refuse a machine whose root would lack what every program needs.
+
+    :raises Unsupported: naming what lies on another file system, and the way out.
+    """
     separate = [] if with_mounts else [path for path in _NEEDED if _is_separate(path)]
     if separate:
         raise Unsupported(
             f"on this machine {' and '.join(separate)} lies on a file system of its own, and would be empty inside: "
             "add --with-mounts to show it read-only",
             feature="mounts",
+        )
+
+
+def _this_machine(store: Store) -> str:
+    if not store.capabilities.adopts:
+        raise Unsupported(
+            f"the {store.driver_name} driver cannot run on this machine's own root: it would have to copy all of it. "
+            "Give --base KEY|TAR|DIR, or use a store of the overlay driver (--store DIR --driver overlay)",
+            feature="adopts",
         )
     return _adopted(store, "/")
 

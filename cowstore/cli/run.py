@@ -96,10 +96,10 @@ def _open_standard_streams() -> None:
 def _run(options: Options) -> int:
     from contextlib import ExitStack
 
-    import cowstore
+    from cowstore._opening import open as open_store
 
     with ExitStack() as stack:
-        store = stack.enter_context(cowstore.open(options.store, driver=options.driver, options=options.option or None))
+        store = stack.enter_context(open_store(options.store, driver=options.driver, options=options.option or None))
         key = _snapshot(store, options, stack)
         with store.leased(key) as lease:
             spec = _spec(store, options, lease)
@@ -119,15 +119,16 @@ def _run(options: Options) -> int:
 
 def _snapshot(store: Store, options: Options, stack: ExitStack) -> str:
     """Return the key of the snapshot to run on."""
-    from cowstore.cli._base import resolve
+    from cowstore.cli import _base
 
     if options.commit is not None:
         _refuse_used(store, options.commit, "--commit")
-    parent = resolve(store, options.base, with_mounts=options.with_mounts)
+    if options.base is None:
+        _base.refuse_separate(with_mounts=options.with_mounts)
     if options.read_only:
-        return parent
+        return _base.resolve(store, options.base)
     key = options.keep or f"run-{os.urandom(8).hex()}"
-    store.prepare(key, parent, ephemeral=options.keep is None)
+    _base.prepare(store, key, options.base, ephemeral=options.keep is None)
     if options.keep is None:
         stack.callback(_remove, store, key)
     return key
