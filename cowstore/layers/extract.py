@@ -286,12 +286,12 @@ class _Extractor:
         if source is None:
             raise Malformed(missing)
         path = join(source.path, target)
-        if path in self._skipped_devices:
-            self._skip_device(directory, name)
-            return
         try:
             found = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
         except FileNotFoundError as error:
+            if path in self._skipped_devices:
+                self._skip_device(directory, name)
+                return
             raise Malformed(missing) from error
         if stat.S_ISDIR(found.st_mode):
             raise Malformed(f"a hard link to the directory {os.fsdecode(entry.link)!r}")

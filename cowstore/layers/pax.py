@@ -177,7 +177,7 @@ def _encoded_xattrs(entry: Entry, encoded: list[tuple[bytes, bytes]]) -> None:
         if entry.xattrs is not None and name in entry.xattrs:
             continue
         try:
-            plain = binascii.a2b_base64(value + b"=" * (-len(value) % 4))
+            plain = binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
         except binascii.Error:
             raise Malformed(f"the value of the extended attribute {name[:40]!r} is not base64") from None
         _xattr(entry, name, plain)
