@@ -47,7 +47,8 @@ class Plain(Driver):
         draft = f"{self.path(id)}.new"  # a kill leaves only this name: held() finds it, remove() takes it away
         with opened(self.directory) as directory:
             remove_tree(directory, os.path.basename(draft))
-        os.mkdir(draft, 0o755)
+        os.mkdir(draft)
+        os.chmod(draft, 0o755)  # whatever the umask
         if parent is not None:
             with opened(self.path(parent)) as source, opened(draft) as target:
                 copy_tree(source, target)

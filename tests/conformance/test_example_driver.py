@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ EXAMPLE = Path(__file__).resolve().parent.parent.parent / "docs" / "examples" / 
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed() -> Iterator[Path]:
     """A directory on the path that looks as an installer leaves it: the module, and its entry point."""
-    site = tmp_path_factory.mktemp("site")
+    # Not pytest's temporary directory, which an ordinary user (one of the cases is one) may not enter.
+    site = Path(tempfile.mkdtemp(prefix="cowstore-example-"))
+    site.chmod(0o755)
     shutil.copy(EXAMPLE, site)
     info = site / "plain_driver-1.0.dist-info"
     info.mkdir()
@@ -34,6 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         importlib.invalidate_caches()
         yield site
     sys.modules.pop("plain_driver", None)
+    shutil.rmtree(site)
 
 
 def test_it_is_found(installed: Path) -> None:
