@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cowstore import Capabilities, Driver, DriverStatus, DriverUnavailable, Mount, MountFlag, Usage
+from cowstore.mounting import detached
 from cowstore.trees.copy import copy_tree
 from cowstore.trees.remove import remove_tree
 from cowstore.trees.usage import measure
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """Hold a directory open for the length of the block."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -33,8 +33,11 @@ class Plain(Driver):
 
     @classmethod
     def probe(cls, directory: str, options: object) -> None:
-        if not os.access(directory, os.W_OK):
-            raise DriverUnavailable(f"{directory} cannot be written", driver="plain", missing=["write permission"])
+        try:
+            with detached([Mount(type="bind", source=os.fsencode(directory))]):
+                pass
+        except OSError as error:
+            raise DriverUnavailable(f"{error}: run as root", driver="plain", missing=["permission to mount"]) from error
 
     def path(self, id: int) -> str:
         return os.path.join(self.directory, str(id))
