@@ -65,8 +65,11 @@ _CLONE = OpenTreeFlag.CLONE
 _EMPTY = OpenTreeFlag.EMPTY_PATH
 _CLONE_EMPTY = OpenTreeFlag.CLONE | OpenTreeFlag.EMPTY_PATH
 
-needs_workshop: bool | None = None
-"""Whether overlay's layers need :mod:`._workshop` here; None until a kernel refused. Tests may set it to True."""
+takes_single_layers: bool | None = None
+"""Whether overlay knows ``lowerdir+`` here (Linux 6.7); None until it matters. A test may set it."""
+
+copies_detached: bool | None = None
+"""Whether a detached tree can be copied from, and so be a layer, here (Linux 6.15); None until it matters."""
 
 
 def detached(mounts: Iterable[Mount]) -> Descriptor:
@@ -79,7 +82,7 @@ def detached(mounts: Iterable[Mount]) -> Descriptor:
     steps = tuple(mounts)
     if not steps:
         raise ValueError("no mounts: there is nothing to realise")
-    if needs_workshop and any(_is_stacking(step) for step in steps):
+    if _is_known_to_fail(steps):
         return _in_workshop(steps)
     tree: Descriptor | None = None
     try:
@@ -91,7 +94,7 @@ def detached(mounts: Iterable[Mount]) -> Descriptor:
     except OSError as error:
         if tree is not None:
             tree.close()
-        if error.errno == errno.EINVAL and any(_is_stacking(step) for step in steps) and _too_old():
+        if error.errno == errno.EINVAL and _is_too_much(steps):
             return _in_workshop(steps)
         raise
     assert tree is not None
@@ -226,23 +229,31 @@ def _reconfigure(step: Mount, tree: Descriptor) -> None:
 # What older kernels need.
 
 
-def _is_stacking(step: Mount) -> bool:
-    """Tell whether a step is one that older kernels do not do on detached trees."""
-    return step.type == "overlay" or step.subdir is not None
+def _is_known_to_fail(steps: tuple[Mount, ...]) -> bool:
+    """Tell whether this kernel was found to be too old for *steps*."""
+    return (takes_single_layers is False and any(step.type == "overlay" for step in steps)) or (
+        copies_detached is False and any(_builds_on_detached(step) for step in steps)
+    )
 
 
-def _too_old() -> bool:
-    """Find out, after a refusal, whether the kernel can do without the workshop; remember it if it cannot."""
-    global needs_workshop
-    if needs_workshop is None:
-        needs_workshop = not (_takes_layers_one_by_one() and _copies_detached_trees())
-    return needs_workshop
+def _is_too_much(steps: tuple[Mount, ...]) -> bool:
+    """Find out, after a refusal, whether this kernel is too old for *steps*, or the refusal means something else."""
+    global takes_single_layers, copies_detached
+    if takes_single_layers is None and any(step.type == "overlay" for step in steps):
+        takes_single_layers = _takes_single_layers()
+    if copies_detached is None and any(_builds_on_detached(step) for step in steps):
+        copies_detached = _copies_detached()
+    return _is_known_to_fail(steps)
 
 
-def _takes_layers_one_by_one() -> bool:
-    """Tell whether overlay knows ``lowerdir+`` (Linux 6.7).
+def _builds_on_detached(step: Mount) -> bool:
+    return step.subdir is not None or any(value == STACKED for _, value in step.options)
 
-    Older ones either do not know the option or, with the text of mount(2) behind them, swallow anything until the end.
+
+def _takes_single_layers() -> bool:
+    """Try ``lowerdir+``.
+
+    Older kernels either do not know the option or, with the text of mount(2) behind them, swallow anything until the end.
     """
     with fsopen(b"overlay") as fs:
         try:
@@ -252,8 +263,8 @@ def _takes_layers_one_by_one() -> bool:
     return False
 
 
-def _copies_detached_trees() -> bool:
-    """Tell whether a detached tree can be copied from, and so be a layer (Linux 6.15)."""
+def _copies_detached() -> bool:
+    """Try to copy a detached tree."""
     with fsopen(b"tmpfs") as fs:
         fsconfig_create(fs)
         with fsmount(fs) as made:
@@ -265,19 +276,12 @@ def _copies_detached_trees() -> bool:
 
 
 def _in_workshop(steps: tuple[Mount, ...]) -> Descriptor:
+    global takes_single_layers
     from cowstore.mounting import _workshop
 
-    return _workshop.realised(steps, lowerdir_plus=_lowerdir_plus())
-
-
-_plus: bool | None = None
-
-
-def _lowerdir_plus() -> bool:
-    global _plus
-    if _plus is None:
-        _plus = _takes_layers_one_by_one()
-    return _plus
+    if takes_single_layers is None:
+        takes_single_layers = _takes_single_layers()
+    return _workshop.realised(steps, lowerdir_plus=takes_single_layers)
 
 
 # Propagation.
