@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cowstore._linux.namespaces import CloneFlag
-from cowstore.runtime import devices, program, root, system
+from cowstore.runtime import devices, masks, privileges, program, root, system
 from cowstore.runtime.operations import Stage, operation
 
 TYPE_CHECKING = False
@@ -35,6 +35,9 @@ def _root(spec: Spec) -> list[Operation]:
     ]
     if spec.binds:
         steps.append(operation(Stage.INIT, root.bind, binds=spec.binds))
+    if spec.masks:
+        steps.append(operation(Stage.INIT, masks.mask, paths=masks.MASKED))
+        steps.append(operation(Stage.INIT, masks.protect, paths=masks.READ_ONLY))
     if spec.hidden:
         steps.append(operation(Stage.INIT, root.hide, paths=spec.hidden))
     steps.append(operation(Stage.INIT, root.pivot))
@@ -53,9 +56,15 @@ def _system(spec: Spec) -> list[Operation]:
 
 
 def _program(spec: Spec) -> list[Operation]:
-    return [
+    steps = [
         operation(Stage.PROGRAM, program.own_session),
         operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
+        operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
+    ]
+    if not spec.new_privileges:
+        steps.append(operation(Stage.PROGRAM, privileges.gain_nothing))
+    return [
+        *steps,
         operation(Stage.PROGRAM, program.reset_signals),
         operation(Stage.PROGRAM, program.execute, argv=spec.argv, env=spec.env),
     ]

@@ -84,8 +84,9 @@ def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) 
 
     root = detached(mounts)
     inside.take_root(root)
-    if read_only:
-        mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=MountAttr.RDONLY)
+    # Device nodes of an image are files like others: the devices are those of our own /dev.
+    wanted = MountAttr.NODEV | (MountAttr.RDONLY if read_only else MountAttr.NONE)
+    mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=wanted)
     # Any directory would do, and this one exists wherever we run. Process 1 still stands on what lies below.
     move_mount(root, "", None, "/", MoveMountFlag.F_EMPTY_PATH)
 

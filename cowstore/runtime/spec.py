@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
 
+DEFAULT_CAPS = 0x800405FB
+"""Mask of what a program of root keeps: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
+net_bind_service, sys_chroot and setfcap. None of them reaches out of the container. mknod is not among them: with it a
+program could make itself any device of this machine."""
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of a program that is given none."""
 
@@ -28,6 +33,9 @@ class Spec:
     :ivar hidden: absolute paths in the root that are covered by an empty directory, where they are there.
     :ivar binds: directories and files of this machine that show inside.
     :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
+    :ivar capabilities: mask of the capabilities that a program of root keeps.
+    :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
+    :ivar masks: cover what tells too much, and protect what changes the machine, in /proc and /sys.
     """
 
     mounts: tuple[Mount, ...]
@@ -41,3 +49,6 @@ class Spec:
     hidden: tuple[str, ...] = ()
     binds: tuple[Bind, ...] = ()
     as_pid_1: bool = False
+    capabilities: int = DEFAULT_CAPS
+    new_privileges: bool = False
+    masks: bool = True

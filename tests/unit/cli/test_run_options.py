@@ -24,10 +24,11 @@ def test_what_stands_behind_the_program_is_its_own(words: list[str], argv: list[
 
 
 def test_every_option() -> None:
-    options = parse(
+    words = (
         "--store /s --driver=copy --option a=b=c --base k --changes --commit=n --network host --hostname h "
-        "--workdir /w --env A=b=c --env=B= --as-pid-1 --timeout 1.5 --print-plan true".split()  # noqa: SIM905  (as it is typed)
+        "--workdir /w --env A=b=c --env=B= --as-pid-1 --timeout 1.5 --print-plan true"
     )
+    options = parse(words.split())
     assert (options.store, options.driver, options.option) == ("/s", "copy", {"a": "b=c"})
     assert (options.base, options.changes, options.commit, options.network) == ("k", True, "n", "host")
     assert (options.hostname, options.workdir, options.env) == ("h", "/w", {"A": "b=c", "B": ""})
