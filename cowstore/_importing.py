@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from cowstore._core import Core
+    from cowstore._rows import Row
     from cowstore.layers.extract import Devices
     from cowstore.layers.metadata import Owners
     from cowstore.model import Snapshot
@@ -44,37 +45,43 @@ def born(core: Core, name: str, parent: str | None = None) -> Iterator[_Birth]:
 
     Until the block has ended well and all is on disk, nobody sees it.
     """
-    driver = core.driver
-    row = core.catalog.begin(
-        name, Kind.COMMITTED, parent, labels="{}", owner=core.own("import"), max_depth=driver.capabilities.max_depth
-    )
+    depth = core.driver.capabilities.max_depth
+    row = core.catalog.begin(name, Kind.COMMITTED, parent, labels="{}", owner=core.own("import"), max_depth=depth)
     try:
         _faults.point("store.import.recorded")
         core.create(row, None)
         _faults.point("store.import.created")
-        with ExitStack() as stack:
-            stack.callback(leases.drop, leases.share(core.leases_fd, row.id))
-            directory = None if parent is not None else driver.unpack_directory(row.id)
-            if directory is None:
-                from cowstore import mounting
-
-                stack.callback(driver.release, row.id)
-                tree = stack.enter_context(mounting.detached(driver.mounts(row.id, False)))
-                root_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
-            else:
-                root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, root_fd)
+        with writable_tree(core, row) as root_fd:
             birth = _Birth(root_fd)
             yield birth
-            if directory is None:
-                driver.before_unmount(row.id, root_fd)
         _faults.point("store.import.filled")
-        driver.seal(row.id)
+        core.driver.seal(row.id)
         _faults.point("store.import.sealed")
         birth.snapshot = core.catalog.ready(row, labels=labels_to_text(birth.labels), durable=True)
     except BaseException:
         core.undo(row.id)
         raise
+
+
+@contextmanager
+def writable_tree(core: Core, row: Row) -> Iterator[int]:
+    """Give the root of a row in the making as a directory descriptor, without a mount where the driver can."""
+    driver = core.driver
+    with ExitStack() as stack:
+        stack.callback(leases.drop, leases.share(core.leases_fd, row.id))
+        directory = driver.unpack_directory(row.id) if row.parent is None else None
+        if directory is None:
+            from cowstore.mounting import detached
+
+            stack.callback(driver.release, row.id)
+            tree = stack.enter_context(detached(driver.mounts(row.id, False)))
+            root_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
+        else:
+            root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, root_fd)
+        yield root_fd
+        if directory is None:
+            driver.before_unmount(row.id, root_fd)
 
 
 @contextmanager

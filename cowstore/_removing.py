@@ -29,6 +29,10 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
         leases.forget(core.leases_fd, row.id, fd)
     finally:
         leases.drop(fd)
+    if "cowstore.image." in row.labels or "cowstore.layer." in row.labels:
+        from cowstore._blobs import collect
+
+        collect(core)
     if wait:
         core.driver.drain()
 

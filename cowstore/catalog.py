@@ -193,6 +193,13 @@ class Catalog:
                 Row(columns) for columns in connection.execute(f"{SELECT} WHERE s.owner IS NOT NULL ORDER BY s.id DESC")
             ]
 
+    def in_flight(self) -> bool:
+        """Tell whether any verb is under way."""
+        with self._reading() as connection:
+            return (
+                connection.execute("SELECT 1 FROM snapshots WHERE state <> ? LIMIT 1", (READY,)).fetchone() is not None
+            )
+
     def counts(self) -> tuple[dict[Kind, int], int]:
         """Count the snapshots of each kind, and the verbs under way."""
         with self._reading() as connection:
@@ -215,7 +222,7 @@ class Catalog:
         self,
         key: str,
         kind: Kind,
-        parent: str | None,
+        parent: str | Row | None,
         *,
         labels: str,
         owner: str,
@@ -225,12 +232,14 @@ class Catalog:
     ) -> Row:
         """Record the intent to make *key*; it stays invisible until :meth:`ready`.
 
+        :param parent: key of a committed snapshot, or the row of one in the making by the same owner.
+
         :raises AlreadyExists: the key is taken. :raises NotFound: no such parent.
         :raises WrongKind: the parent is not committed. :raises Unsupported: deeper than *max_depth* ancestors.
         """
         with self._writing() as connection:
             self._check_free(connection, key)
-            above = None if parent is None else self._parent(connection, parent, max_depth)
+            above = self._parent(connection, parent, max_depth) if isinstance(parent, str) else parent
             depth = 0 if above is None else above.depth + 1
             now = time.time_ns()
             id = connection.execute(
@@ -308,6 +317,24 @@ class Catalog:
             )
         row.state = READY
         return row.snapshot()
+
+    def publish(self, made: list[tuple[Row, str]]) -> list[Snapshot]:
+        """Publish rows in the making with their labels: all of them, or by a power cut none."""
+        with self._writing(durable=True) as connection:
+            for row, labels in made:
+                connection.execute(
+                    "UPDATE snapshots SET state = ?, labels = ?, owner = NULL WHERE id = ?", (READY, labels, row.id)
+                )
+            return [self._get(connection, row.id) for row, _ in made]
+
+    def labelled(self, name: str, value: str) -> list[Row]:
+        """List the committed snapshots with that label."""
+        with self._reading() as connection:
+            found = connection.execute(
+                f"{SELECT} WHERE s.kind = ? AND s.state = ? AND json_extract(s.labels, ?) = ? ORDER BY s.id",
+                (Kind.COMMITTED.value, READY, f'$."{name}"', value),
+            )
+            return [Row(columns) for columns in found]
 
     def _get(self, connection: sqlite3.Connection, id: int) -> Snapshot:
         row = _one(connection, "WHERE s.id = ?", id)

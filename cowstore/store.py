@@ -404,6 +404,34 @@ class Store:
             self._core, check_key(name, "name"), check_key(key), None if base is None else check_key(base, "base")
         )
 
+    # Images.
+
+    def import_image(self, source: object, *, name: str, platform: str | None = None) -> Snapshot:
+        """Make the committed *name* from an image, with one committed snapshot for each layer.
+
+        Layers below the top get their chain id as key and are shared between images. If the top layer is here already
+        under another key, *name* becomes an empty child of it.
+
+        :param source: a path or a binary file object: an OCI layout (directory or archive), a docker-archive, or a
+            plain root file system; told apart by content.
+        :param platform: ``os/architecture[/variant]``; by default this machine's.
+        :raises InvalidImage: damaged, contradictory or ambiguous; nothing is left. :raises InvalidLayer: likewise.
+        """
+        from cowstore._images import import_image
+
+        return import_image(self._core, source, check_key(name, "name"), platform)
+
+    def export_image(self, key: str, path: Source, *, ref: str | None = None, compression: str | None = "gzip") -> str:
+        """Write the committed *key* with its ancestors as an OCI layout; returns the manifest's digest.
+
+        :param path: a directory, made or extended atomically; or a name that ends in ``.tar``.
+        :param ref: what the image is called in the layout; the key by default.
+        :param compression: of the layers that were not imported; ``"gzip"``, ``"zstd"`` or None.
+        """
+        from cowstore._image_export import export_image
+
+        return export_image(self._core, check_key(key), os.fsdecode(path), ref=ref, compression=compression)
+
     # The whole.
 
     def status(self) -> Status:
@@ -437,11 +465,12 @@ class Store:
 
     def cleanup(self) -> tuple[str, ...]:
         """Finish or undo what dead processes left, wait until removed space is given back; tells what was removed."""
+        from cowstore._blobs import collect
         from cowstore._recovery import recover
 
         self._core.own("clean up")
         with self._core.doing("clean up", self.root):
-            removed = tuple(recover(self._core))
+            removed = (*recover(self._core), *collect(self._core))
             self._core.driver.drain()
             return removed
 

@@ -70,6 +70,11 @@ class TarReader:
                 return
             yield entry
 
+    @property
+    def content_offset(self) -> int:
+        """Where the content of the entry just returned begins, in bytes of the archive."""
+        return self._blocks.offset
+
     def next(self) -> Entry | None:
         """Return the next entry, passing over what is left of this one; None at the end, when all bytes are read."""
         blocks = self._blocks

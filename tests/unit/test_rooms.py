@@ -20,7 +20,7 @@ ROOMS = [
     ["driver"],
     ["drivers", "layers"],
     ["catalog", "_rows", "leases"],
-    ["store", "_core", "_leased", "_importing", "_removing", "_recovery", "_checking", "_opening", "_layering"],
+    ["store", "_core", "_leased", "_importing", "_removing", "_recovery", "_checking", "_opening", "_layering", "_images", "_image_export", "_blobs"],
     ["runtime"],
     ["testing", "cli"],
 ]
