@@ -1,0 +1,102 @@
+"""The floors: the system calls that a step cannot do without, through ctypes, with nothing around them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_uint, c_ulong, c_void_p
+
+from cowstore._linux._call import bind, bind_syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_mkdirat = bind("mkdirat", c_int, c_char_p, c_uint)
+_unlinkat = bind("unlinkat", c_int, c_char_p, c_int)
+_umount2 = bind("umount2", c_char_p, c_int)
+_close = bind("close", c_int)
+_ioctl = bind("ioctl", c_int, c_ulong, c_void_p)
+_fsopen = bind_syscall("fsopen", c_char_p, c_uint)
+_fsconfig = bind_syscall("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
+_fsmount = bind_syscall("fsmount", c_int, c_uint, c_uint)
+_move_mount = bind_syscall("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+
+_AT_REMOVEDIR = 0x200
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_AT_FDCWD = -100
+
+
+def _ok(result: int) -> int:
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
+    """Return one life of a throw-away overlay in bare calls: make its directories, mount, unmount, remove.
+
+    :param directory: an empty directory. :param lower: the directory below.
+    """
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    top, point = (os.fsencode(os.path.join(directory, name)) for name in ("1", "point"))
+    below = os.fsencode(lower)
+    settings = ((b"lowerdir+", below), (b"upperdir", top + b"/fs"), (b"workdir", top + b"/work"))
+
+    def cycle() -> None:
+        for name in (b"1", b"1/fs", b"1/work", b"point"):
+            _ok(_mkdirat(fd, name, 0o755))
+        context = _ok(_fsopen(b"overlay", 1))
+        for name, value in settings:
+            _ok(_fsconfig(context, _SET_STRING, name, value, 0))
+        _ok(_fsconfig(context, _SET_FLAG, b"volatile", None, 0))
+        _ok(_fsconfig(context, _CREATE, None, None, 0))
+        tree = _ok(_fsmount(context, 1, 0))
+        _close(context)
+        _ok(_move_mount(tree, b"", _AT_FDCWD, point, 4))
+        _close(tree)
+        _ok(_umount2(point, 8))
+        _ok(_unlinkat(fd, b"point", _AT_REMOVEDIR))
+        _ok(_unlinkat(fd, b"1/work/work/incompat/volatile/dirty", 0))
+        for name in (b"1/work/work/incompat/volatile", b"1/work/work/incompat", b"1/work/work"):
+            _ok(_unlinkat(fd, name, _AT_REMOVEDIR))
+        for name in (b"1/work", b"1/fs", b"1"):
+            _ok(_unlinkat(fd, name, _AT_REMOVEDIR))
+
+    return cycle
+
+
+def directories_cycle(directory: str) -> Callable[[], None]:
+    """Return what prepare and remove of an overlay snapshot cannot do without: its three directories, and their end."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def cycle() -> None:
+        for name in (b"1", b"1/fs", b"1/work"):
+            _ok(_mkdirat(fd, name, 0o755))
+        for name in (b"1/work", b"1/fs", b"1"):
+            _ok(_unlinkat(fd, name, _AT_REMOVEDIR))
+
+    return cycle
+
+
+def btrfs_cycle(directory: str) -> Callable[[], None]:
+    """Return the two ioctls of a Btrfs snapshot's life: made from a subvolume, and destroyed.
+
+    :param directory: an empty directory of a Btrfs.
+    """
+    from cowstore._linux import _btrfs_abi as abi
+    from cowstore._linux import btrfs
+
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    btrfs.subvol_create(fd, "base")
+    base = os.open("base", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    make = abi.btrfs_ioctl_vol_args_v2(fd=base, name=b"child")
+    end = abi.btrfs_ioctl_vol_args(name=b"child")
+    made, ended = ctypes.byref(make), ctypes.byref(end)
+
+    def cycle() -> None:
+        _ok(_ioctl(fd, abi.IOC_SNAP_CREATE_V2, made))
+        _ok(_ioctl(fd, abi.IOC_SNAP_DESTROY, ended))
+
+    return cycle

@@ -1,0 +1,85 @@
+"""Trees to measure with, the same for the same seed on every machine: shaped like a small Linux root."""
+
+from __future__ import annotations
+
+import os
+import random
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TIME_NS = 1_600_000_000_000_000_000
+_PER_DIRECTORY = 40
+_BLOCK = 1 << 16
+
+
+class Recipe:
+    """What a tree is made of.
+
+    :ivar files: how many regular files. :ivar mean_bytes: their mean size.
+    """
+
+    def __init__(self, files: int, *, mean_bytes: int = 4000, seed: int = 1) -> None:
+        self.files = files
+        self.mean_bytes = mean_bytes
+        self.seed = seed
+
+    def paths(self) -> Iterator[tuple[str, int]]:
+        """Yield the path and the size of every regular file: most are small, few are large, as on a real root."""
+        chance = random.Random(self.seed)  # noqa: S311  # the same tree again
+        for number in range(self.files):
+            directory = number // _PER_DIRECTORY
+            size = min(int(chance.paretovariate(1.2) * self.mean_bytes / 6), self.mean_bytes * 60)
+            yield f"usr/part-{directory % 20}/dir-{directory}/file-{number}", size
+
+
+def content(size: int, seed: int) -> bytes:
+    """Return *size* bytes, half of them random: as compressible as programs are."""
+    chance = random.Random(seed)  # noqa: S311  # the same bytes again
+    noise = chance.randbytes(min(size, _BLOCK) // 2 + 1)
+    unit = noise + b"text of a program, and more of it; " * (len(noise) // 35 + 1)
+    unit = unit[: max(1, min(size, _BLOCK))]
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def grow(root: str, recipe: Recipe) -> None:
+    """Make the tree at *root*, an existing directory: files, directories, links of both kinds."""
+    body = content(recipe.mean_bytes * 60, recipe.seed)
+    last = ""
+    for number, (path, size) in enumerate(recipe.paths()):
+        full = os.path.join(root, path)
+        directory = os.path.dirname(full)
+        if directory != last:
+            os.makedirs(directory, exist_ok=True)
+            last = directory
+        fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755 if number % 7 == 0 else 0o644)
+        try:
+            start = number * 31 % 97
+            os.write(fd, body[start : start + size])
+            os.utime(fd, ns=(_TIME_NS, _TIME_NS + number))
+        finally:
+            os.close(fd)
+        if number % 15 == 0:
+            os.symlink(f"file-{number}", f"{full}.link")
+        elif number % 50 == 1:
+            os.link(full, f"{full}.same")
+
+
+def edit(root: str, recipe: Recipe, count: int) -> int:
+    """Do *count* edits in a tree that *recipe* made: one third each rewritten, removed, added. Returns how many.
+
+    The files are spread over the whole tree.
+    """
+    wanted = {number * recipe.files // count: number for number in range(count)}
+    for number, (path, _) in enumerate(recipe.paths()):
+        turn = wanted.get(number)
+        if turn is None:
+            continue
+        full = os.path.join(root, path)
+        if turn % 3 == 1:
+            os.unlink(full)
+        else:
+            with open(full if turn % 3 == 0 else f"{full}.new", "wb") as file:
+                file.write(b"edited %d\n" % turn)
+    return len(wanted)

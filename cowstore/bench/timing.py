@@ -1,0 +1,100 @@
+"""Measuring: what is compared is interleaved, each round in another order, and told by its median and its spread."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    Step = Callable[[], float | None]
+
+
+class Stopwatch:
+    """Times of the phases of one thing, by the names of the phases.
+
+    :ivar phases: seconds of every repeat, in the order of the first appearance.
+    """
+
+    def __init__(self) -> None:
+        self.phases: dict[str, list[float]] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block as one repeat of the phase *name*; one that fails is not counted."""
+        started = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count one repeat."""
+        self.phases.setdefault(name, []).append(seconds)
+
+
+def timed(step: Step) -> float:
+    """Return the seconds that *step* takes, or those it says that it took."""
+    started = time.perf_counter()
+    told = step()
+    taken = time.perf_counter() - started
+    return taken if told is None else told
+
+
+def interleave(steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Run all *steps* *rounds* times, in a seeded random order within each round.
+
+    :param warm_up: rounds before the first that counts.
+    :returns: seconds by the name of the step.
+    """
+    chance = random.Random(seed)  # noqa: S311  # an order that can be had again
+    names = list(steps)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-warm_up, rounds):
+        chance.shuffle(names)
+        for name in names:
+            seconds = timed(steps[name])
+            if number >= 0:
+                found[name].append(seconds)
+    return found
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector out of the block."""
+    gc.collect()
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median; of nothing it is 0."""
+    return statistics.median(values) if values else 0.0
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the bounds between which the middle half lies."""
+    if len(values) < 2:
+        only = median(values)
+        return only, only
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def best(values: Sequence[float]) -> float:
+    """Return the smallest."""
+    return min(values, default=0.0)
+
+
+def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the ratio of the medians of two interleaved series."""
+    floor = median(below)
+    return median(above) / floor if floor else 0.0
