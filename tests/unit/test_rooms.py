@@ -22,7 +22,7 @@ ROOMS = [
     ["catalog", "_rows", "leases"],
     ["store", "_core", "_leased", "_importing", "_removing", "_recovery", "_checking", "_opening", "_layering", "_images", "_image_export", "_blobs"],
     ["runtime"],
-    ["testing", "cli"],
+    ["testing", "bench", "cli"],
 ]
 """From the ground up. Drivers and layers are side by side: neither imports the other."""
 
