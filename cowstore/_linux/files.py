@@ -1,6 +1,6 @@
 """Files and file systems: what `os` does not reach.
 
-Source: openat2(2), ioctl_ficlonerange(2), syncfs(2), statfs(2), renameat2(2).
+Source: openat2(2), ioctl_ficlonerange(2), ioctl_iflags(2), syncfs(2), statfs(2), renameat2(2).
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ class RenameFlag(IntFlag):
     NOREPLACE = 1
     EXCHANGE = 2
     WHITEOUT = 4
+
+
+class InodeFlag(IntFlag):
+    """What `get_inode_flags` gives; there are more, which have no name here. Source: ioctl_iflags(2)."""
+
+    IMMUTABLE = 0x10
+    APPEND = 0x20
 
 
 class FsMagic:
@@ -113,6 +120,10 @@ class Statfs:
 
 #: _IOW(0x94, 9, int)
 FICLONE = 0x40049409
+#: _IOR('f', 1, long)
+FS_IOC_GETFLAGS = 2 << 30 | ctypes.sizeof(c_long) << 16 | ord("f") << 8 | 1
+#: _IOW('f', 2, long)
+FS_IOC_SETFLAGS = 1 << 30 | ctypes.sizeof(c_long) << 16 | ord("f") << 8 | 2
 #: RESOLVE_BENEATH and RESOLVE_IN_ROOT answer EAGAIN while something is renamed beside them; an attacker may keep it up.
 _OPENAT2_ATTEMPTS = 256
 
@@ -199,6 +210,41 @@ def ficlone(dst_fd: Fd, src_fd: Fd) -> None:
             error.filename, error.filename2 = source, target
             error.add_note("FICLONE(2)")
             raise
+
+
+def get_inode_flags(fd: Fd) -> InodeFlag:
+    """Return the flags of a regular file or directory that is open, as lsattr(1) shows them.
+
+    Raises:
+        OSError: ENOTTY, EOPNOTSUPP, the file system has none.
+
+    Source: ioctl_iflags(2).
+    """
+    # The header says long, and means int.
+    value = ctypes.c_int()
+    try:
+        fcntl.ioctl(number_of(fd), FS_IOC_GETFLAGS, value)
+    except OSError as error:
+        error.filename = number_of(fd)
+        error.add_note("FS_IOC_GETFLAGS(2)")
+        raise
+    return InodeFlag(value.value)
+
+
+def set_inode_flags(fd: Fd, flags: InodeFlag) -> None:
+    """Replace the flags of a regular file or directory that is open.
+
+    Raises:
+        OSError: EPERM, only a privileged process may change `InodeFlag.IMMUTABLE` and `InodeFlag.APPEND`.
+
+    Source: ioctl_iflags(2).
+    """
+    try:
+        fcntl.ioctl(number_of(fd), FS_IOC_SETFLAGS, ctypes.c_int(flags))
+    except OSError as error:
+        error.filename = number_of(fd)
+        error.add_note("FS_IOC_SETFLAGS(2)")
+        raise
 
 
 def syncfs(fd: Fd) -> None:

@@ -17,8 +17,8 @@ _ATTEMPTS = 100
 def remove_tree(dir_fd: int, name: str | bytes) -> None:
     """Remove *name*, whatever it is, and all below it; nothing happens if it is not there.
 
-    Symbolic links are removed, never followed. Permissions that stand in the way are changed. What is mounted somewhere
-    inside stays, and so does what holds it.
+    Symbolic links are removed, never followed. Permissions and flags (immutable, append only) that stand in the way are
+    changed. What is mounted somewhere inside stays, and so does what holds it.
 
     :param dir_fd: the directory that *name* is in.
     :raises OSError: EBUSY, something is mounted inside; EPERM, EACCES, EROFS, EIO and the like as unlink(2), rmdir(2).
@@ -83,7 +83,7 @@ def _unlink(dir_fd: int, name: str | bytes) -> bool:
         except IsADirectoryError:
             return False
         except PermissionError:
-            if last or not _permit(dir_fd):
+            if last or not (_release(dir_fd, name) | _permit(dir_fd)):
                 raise
     return False
 
@@ -99,7 +99,7 @@ def _rmdir(dir_fd: int, name: str | bytes) -> bool:
         except NotADirectoryError:
             return _unlink(dir_fd, name)
         except PermissionError:
-            if last or not _permit(dir_fd):
+            if last or not (_release(dir_fd, name) | _permit(dir_fd)):
                 raise
         except OSError as error:
             # Some file systems answer EEXIST. EBUSY is a mount point: entering it says so, or it is one no longer.
@@ -128,6 +128,36 @@ def _enter(place: Descent, name: str | bytes) -> bool:
                 raise OSError(errno.EBUSY, "something is mounted on it", name) from error
             raise
     return False
+
+
+def _release(dir_fd: int, name: str | bytes) -> bool:
+    """Make an entry and its directory neither immutable nor append-only; tell whether that changed anything."""
+    changed = _unflag(dir_fd)
+    try:
+        mode = os.lstat(name, dir_fd=dir_fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            return changed  # to open a device node may do something
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return changed
+    try:
+        return _unflag(fd) or changed
+    finally:
+        os.close(fd)
+
+
+def _unflag(fd: int) -> bool:
+    from cowstore._linux.files import InodeFlag, get_inode_flags, set_inode_flags
+
+    hindering = InodeFlag.IMMUTABLE | InodeFlag.APPEND
+    try:
+        flags = get_inode_flags(fd)
+        if not flags & hindering:
+            return False
+        set_inode_flags(fd, InodeFlag(int(flags) & ~int(hindering)))
+    except OSError:
+        return False  # no such flags here, or not for this user to change
+    return True
 
 
 def _permit(fd: int) -> bool:
