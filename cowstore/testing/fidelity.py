@@ -294,7 +294,7 @@ def large_and_many(ground: Ground) -> None:
 
     def first(tree: Editor) -> None:
         tree.mkdir("many")
-        for number in range(3000):
+        for number in range(1000):
             os.close(os.open(tree.at(f"many/{number:05}"), os.O_CREAT | os.O_WRONLY, 0o644))
             tree.stamp(f"many/{number:05}")
         tree.stamp("many")
@@ -302,7 +302,7 @@ def large_and_many(ground: Ground) -> None:
         tree.makedirs("/".join(f"level-{number:03}" for number in range(60)))
 
     def second(tree: Editor) -> None:
-        for number in range(0, 3000, 100):
+        for number in range(0, 1000, 50):
             tree.remove(f"many/{number:05}")
         tree.write_at("large", 1_000_000, b"changed")
         tree.write("/".join(f"level-{number:03}" for number in range(60)) + "/file", "deep")
@@ -312,18 +312,25 @@ def large_and_many(ground: Ground) -> None:
 
 @case("chattr: flags of files", privileged=True)
 def immutable_files(ground: Ground) -> None:
-    """An immutable file inside a snapshot does not stop its removal, or the refusal leaves everything as it was."""
+    """Immutable and append-only files and directories inside a snapshot do not stop its removal."""
     import fcntl
 
-    get, put, immutable = 0x80086601, 0x40086602, 0x10
+    get, put, immutable, append = 0x80086601, 0x40086602, 0x10, 0x20
     ground.store.prepare("active")
-    with ground.mounted("active") as root, open(f"{root}/stone", "wb") as file:
-        try:
-            flags = struct.unpack("i", fcntl.ioctl(file, get, bytes(4)))[0]
-            fcntl.ioctl(file, put, struct.pack("i", flags | immutable))
-        except OSError as error:
-            if error.errno in {errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM}:
-                raise NotApplicable("the file system has no immutable files") from error
-            raise
+    with ground.mounted("active") as root:
+        os.makedirs(f"{root}/dir/empty")
+        for name in ("stone", "log"):
+            os.mknod(f"{root}/dir/{name}")
+        for path, flag in (("dir/stone", immutable), ("dir/log", append), ("dir/empty", append), ("dir", immutable)):
+            fd = os.open(f"{root}/{path}", os.O_RDONLY)
+            try:
+                flags = struct.unpack("i", fcntl.ioctl(fd, get, bytes(4)))[0]
+                fcntl.ioctl(fd, put, struct.pack("i", flags | flag))
+            except OSError as error:
+                if error.errno in {errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM}:
+                    raise NotApplicable("the file system has no immutable files") from error
+                raise
+            finally:
+                os.close(fd)
     ground.store.remove("active", wait=True)
     ground.clean()

@@ -213,13 +213,16 @@ def assert_same_trees(expected: Tree, found: Tree, *, ignore: frozenset[str] = f
 def changes(before: Tree, after: Tree) -> list[tuple[str, str]]:
     """Tell what ``Store.changes`` must give for the step from *before* to *after*: pairs of kind and path.
 
-    Ancestors of a change count as modified, the root (``"."``) only if it differs itself; of a deleted directory only
-    the topmost is listed, and nothing of what was below a directory that became something else. Against nothing at all
+    Ancestors of a change count as modified, the root (``"."``) only if its mode, owner or attributes
+    differ; of a deleted directory only the topmost is listed, and nothing of what was below a directory that became
+    something else. Against nothing at all
     the root counts as modified unless it is as a fresh one.
     """
     kinds: dict[bytes, str] = {}
     for path, entry in after.items():
-        old = before.get(path, _fresh_root(entry) if path == b"." else None)
+        old = before.get(path)
+        if path == b".":
+            old = _root(old, entry)
         if old is None:
             kinds[path] = "added"
         elif _differs(old, entry):
@@ -237,8 +240,11 @@ def changes(before: Tree, after: Tree) -> list[tuple[str, str]]:
     return [(kinds[path], os.fsdecode(path)) for path in sorted(kinds)]
 
 
-def _fresh_root(entry: Entry) -> Entry:
-    return replace(entry, mode=0o755, uid=os.geteuid(), gid=os.getegid(), xattrs={})
+def _root(old: Entry | None, new: Entry) -> Entry:
+    """Return what the root is compared with: its times are not, since every name made in it changes them."""
+    if old is not None:
+        return replace(old, mtime_ns=new.mtime_ns)
+    return replace(new, mode=0o755, uid=os.geteuid(), gid=os.getegid(), xattrs={})
 
 
 def _differs(old: Entry, new: Entry) -> bool:
