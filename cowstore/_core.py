@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from cowstore.driver import Driver
 
 
+_BALLAST = "ballast"
+_BALLAST_BYTES = 256 << 10
+"""More than the records of one removal take."""
+
+
 class Core:
     """The inside of a :class:`~cowstore.store.Store`.
 
@@ -168,6 +173,27 @@ class Core:
             from cowstore._log import logger
 
             logger(__name__).warning("%s: cannot take back the unfinished id %d now: %s", self.root, id, error)
+
+    def put_ballast(self) -> None:
+        """Put some room by, so that on a file system that is full to the last block something can be removed."""
+        try:
+            fd = os.open(_BALLAST, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.root_fd)
+        except OSError:
+            return  # It is there, or there is no room for it.
+        try:
+            os.posix_fallocate(fd, 0, _BALLAST_BYTES)
+        except OSError:
+            self.give_up_ballast()
+        finally:
+            os.close(fd)
+
+    def give_up_ballast(self) -> bool:
+        """Free what was put by; False if there is nothing."""
+        try:
+            os.unlink(_BALLAST, dir_fd=self.root_fd)
+        except OSError:
+            return False
+        return True
 
     def seize(self, row: Row, verb: str) -> int:
         """Take the exclusive lease of a row.

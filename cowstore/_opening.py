@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from cowstore import _faults
 from cowstore._core import Core
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = "/var/lib/cowstore"
 CATALOG = "catalog.db"
+_PATH_MAX = 512 - len("/catalog.db.new-0123456789abcdef-journal") - 1
+"""Bytes of the store's path, so that every name SQLite makes below it fits. Source: SQLite, SQLITE_MAX_PATHLEN."""
 _CHOICE = ("overlay", "btrfs", "devicemapper", "copy")
 """Drivers tried for a new store that names none, the best first."""
 
@@ -75,6 +78,7 @@ def _open(
     root: str, driver: str | None, options: Mapping[str, object], *, volatile: bool, read_only: bool, create: bool
 ) -> Store:
     catalog_path = os.path.join(root, CATALOG)
+    _check_length(root)
     if not _is_there(root):
         if not create:
             raise NotFound(
@@ -101,12 +105,32 @@ def _settle(core: Core) -> None:
     """Finish or undo what dead processes left."""
     from cowstore import _recovery
 
+    for name in os.listdir(core.root_fd):
+        if name.startswith(f"{CATALOG}.new-"):
+            # A draft of somebody who was killed, or who will find that another was first.
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=core.root_fd)
+    core.put_ballast()
     _recovery.note_boot(core)
     if _recovery.is_needed(core):
         for line in _recovery.recover(core):
             from cowstore._log import logger
 
             logger(__name__).info("%s: removed what a dead process left: %s", core.root, line)
+
+
+def _check_length(root: str) -> None:
+    """Refuse a path that the catalog could not be opened by.
+
+    :raises InvalidArgument: it is too long.
+    """
+    length = len(os.fsencode(root))
+    if length > _PATH_MAX:
+        raise InvalidArgument(
+            f"the store's path has {length} bytes, and {_PATH_MAX} is the most (SQLite's limit); "
+            f"choose a shorter one: {root}",
+            argument="root",
+        )
 
 
 def _is_there(root: str) -> bool:

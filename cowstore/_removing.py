@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cowstore import _faults, leases
-from cowstore.errors import NotFound
+from cowstore.errors import NotFound, OutOfSpace
 from cowstore.model import Kind
 
 TYPE_CHECKING = False
@@ -23,7 +23,13 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
         raise NotFound(f"there is no snapshot {key!r} to remove; `cowstore ls` lists them", key=key)
     fd = core.seize(row, "remove")
     try:
-        row = core.catalog.begin_remove(key, owner=owner)
+        try:
+            row = core.catalog.begin_remove(key, owner=owner)
+        except OutOfSpace:
+            # Not even the intent finds room: what was put by for just this gives it.
+            if not core.give_up_ballast():
+                raise
+            row = core.catalog.begin_remove(key, owner=owner)
         _faults.point("store.remove.recorded")
         remove_data(core, row)
         leases.forget(core.leases_fd, row.id, fd)

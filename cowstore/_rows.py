@@ -152,8 +152,11 @@ def create(path: str, meta: Mapping[str, str]) -> None:
         _faults.point("catalog.create.drafted")
         try:
             os.link(draft, path)
-        except FileExistsError:
-            return
+        except (FileExistsError, FileNotFoundError):
+            # Somebody else was first; who opens the store then clears away drafts.
+            if os.path.exists(path):
+                return
+            raise
         _faults.point("catalog.create.linked")
         _sync(os.path.dirname(path))
     finally:

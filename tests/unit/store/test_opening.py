@@ -48,6 +48,23 @@ def test_a_directory_with_other_things_is_no_store(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["photo.jpg"]
 
 
+def test_a_path_too_long_for_the_catalog(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="bytes"):
+        cowstore.open(tmp_path / ("x" * 200) / ("y" * 200) / ("z" * 200), driver="plain")
+    assert os.listdir(tmp_path) == []
+    short = str(tmp_path / "s")
+    fitting = os.path.join(short, "x" * 200, "y" * (470 - len(short) - 202))
+    with cowstore.open(fitting, driver="plain") as store:
+        store.prepare("job")
+
+
+def test_drafts_do_not_stay(opened: Callable[..., cowstore.Store], root: Path) -> None:
+    opened().close()
+    (root / "catalog.db.new-0123456789abcdef").touch()
+    opened().close()
+    assert {name for name in os.listdir(root) if name.startswith("catalog.db.new")} == set()
+
+
 def test_an_interrupted_making_is_done_again(root: Path) -> None:
     """DM-19: a failed first start is not in the way of the second."""
     for name in ("leases", "owners", "overlay", "catalog.db.new-0123"):

@@ -364,3 +364,20 @@ def test_destroy_wants_to_be_alone(opened: Callable[..., cowstore.Store], root: 
     first.destroy()
     assert not root.exists()
     first.close()
+
+
+def test_a_removal_without_room_for_its_record(store: cowstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that is full to the last block, the room that was put by lets a snapshot go."""
+    store.prepare("job")
+    catalog = store._core.catalog
+    begin = catalog.begin_remove
+    ballast = os.path.join(store.root, "ballast")
+
+    def begin_where_there_is_room(key: str, *, owner: str) -> object:
+        if os.path.exists(ballast):
+            raise cowstore.OutOfSpace("full")
+        return begin(key, owner=owner)
+
+    monkeypatch.setattr(catalog, "begin_remove", begin_where_there_is_room)
+    store.remove("job")
+    assert list(store.walk()) == []
