@@ -81,7 +81,7 @@ def differences(lower: Entry | None, upper: Entry) -> list[tuple[str, str]]:
                 told.setdefault(path, "modified")
     if lower is None:
         root = upper.facts
-        mine = (stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), {})
+        mine: tuple[Any, ...] = (stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), {})
         if (root["mode"], root["uid"], root["gid"], root["xattrs"]) != mine:
             told["."] = "modified"
     elif {**lower.facts, "mtime": 0} != {**upper.facts, "mtime": 0}:
@@ -223,7 +223,13 @@ def _symlink(root: str, path: str, target: str) -> None:
 
 def _chmod(root: str, path: str, mode: int) -> None:
     if not os.path.islink(path):
-        os.chmod(path, mode)
+        # An ordinary user must be able to go on in a directory.
+        os.chmod(path, mode | 0o700 if os.path.isdir(path) else mode)
+
+
+def _xattr(root: str, path: str, value: bytes) -> None:
+    if not os.path.islink(path):
+        os.setxattr(path, "user.k", value)
 
 
 _VERBS: dict[str, Any] = {
@@ -235,7 +241,7 @@ _VERBS: dict[str, Any] = {
     "link": lambda root, path, to: os.link(path, f"{root}/{to}", follow_symlinks=False),
     "symlink": _symlink,
     "chmod": _chmod,
-    "xattr": lambda root, path, value: os.path.islink(path) or os.setxattr(path, "user.k", value),
+    "xattr": _xattr,
     "fifo": lambda root, path: os.mkfifo(path),
     "touch": lambda root, path, time: os.utime(path, ns=(time, time), follow_symlinks=False),
     "recreate": _recreate,
