@@ -136,6 +136,9 @@ def apply(entry: Entry, found: dict[bytes, bytes]) -> None:
             encoded.append((keyword[len(LIBARCHIVE_XATTR) :], value))
     if encoded is not None:
         _encoded_xattrs(entry, encoded)
+    if entry.acls is not None and entry.xattrs is not None:
+        # Some writers give an ACL twice: as text with names, and as the attribute itself.
+        entry.acls = [(name, text) for name, text in entry.acls if name not in entry.xattrs] or None
 
 
 def _plain_name(name: bytes) -> bytes:

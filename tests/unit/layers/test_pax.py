@@ -150,3 +150,15 @@ def test_impossible_xattrs(key: bytes, value: bytes) -> None:
 def test_global_records_of_one_entry(key: bytes) -> None:
     with pytest.raises(Malformed, match="global"):
         pax.check_global([(key, b"1")])
+
+
+def test_acl_given_twice() -> None:
+    """As GNU tar does when it is asked for all attributes and for ACLs."""
+    text = b"user::rwx,user:lisa:r--,group::r-x,mask::r-x,other::r-x"
+    found = entry()
+    pax.apply(found, {b"SCHILY.acl.access": text, b"SCHILY.xattr.system.posix_acl_access": b"binary"})
+    assert found.acls is None
+    assert found.xattrs == {b"system.posix_acl_access": b"binary"}
+    found = entry()
+    pax.apply(found, {b"SCHILY.acl.access": text, b"SCHILY.xattr.user.k": b"v"})
+    assert found.acls == [(b"system.posix_acl_access", text)]
