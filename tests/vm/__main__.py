@@ -37,6 +37,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--disk", type=size, action="append", default=[], metavar="SIZE", help="an empty disk, repeatable"
     )
+    parser.add_argument(
+        "--scratch",
+        choices=["tmpfs", "ext4", "xfs", "btrfs"],
+        default="tmpfs",
+        help="file system of /tmp (%(default)s); all but tmpfs on a first disk of --scratch-size",
+    )
+    parser.add_argument("--scratch-size", type=size, default=size("8G"), metavar="SIZE", help="its size, sparse (8G)")
     parser.add_argument("--results", metavar="DIR", help="the one directory of this machine the guest may write to")
     parser.add_argument("--time", action="store_true", help="say how long all of it took")
     parser.add_argument("command", nargs="+", help="a program and its arguments, or one word of shell")
@@ -55,7 +62,8 @@ def main(arguments: list[str]) -> int:
         timeout_seconds=options.timeout,
         processors=options.processors,
         udevd=options.udevd,
-        disks=tuple(options.disk),
+        scratch=options.scratch,
+        disks=(*([] if options.scratch == "tmpfs" else [options.scratch_size]), *options.disk),
         results=options.results,
     )
     begun = time.monotonic()

@@ -37,6 +37,7 @@ class Guest:
     timeout_seconds: float
     processors: int = 1
     udevd: bool = False
+    scratch: str = "tmpfs"
     disks: tuple[int, ...] = ()
     results: str | None = None
 
@@ -77,7 +78,7 @@ def guest_environment(kind: str) -> Iterator[str]:
     for name, value in sorted(os.environ.items()):
         if name.startswith(PASSED) and name.isidentifier():
             yield f"export {name}={shlex.quote(value)}\n"
-    yield f"export COWSTORE_VM={kind} PYTHONDONTWRITEBYTECODE=1\n"
+    yield f"export COWSTORE_VM={kind} PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/home/hypothesis\n"
     yield 'export PYTEST_ADDOPTS="-p no:cacheprovider ${PYTEST_ADDOPTS-}"\n'
     yield f"export PATH={shlex.quote(str(Path(sys.prefix) / 'bin'))}:$PATH\n"
 

@@ -72,7 +72,7 @@ def launch(guest: Guest) -> int:
         first, share = _share(kind, directory, memory_mib)
         line = (
             f"console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off root{kind}=1 guestinit={directory}/guest-init "
-            f"harness={directory} share=bind udevd={int(guest.udevd)}"
+            f"harness={directory} share=bind udevd={int(guest.udevd)} scratch={guest.scratch}"
         )
         argv = [
             PROGRAM, "-accel", os.environ.get("COWSTORE_VM_ACCEL", "tcg,thread=multi"), "-cpu", "max",

@@ -33,6 +33,7 @@ def launch(guest: Guest) -> int:
             KERNEL, f"mem={guest.memory_bytes >> 20}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
             f"init={directory}/guest-init", "con=null", "con0=null,fd:1", "quiet", "loglevel=3",
             "umid=guest", f"uml_dir={directory}", f"harness={directory}", "share=hostfs", f"udevd={int(guest.udevd)}",
+            f"scratch={guest.scratch}",
         ]  # fmt: skip
         argv += [f"ubd{index}={directory}/disk{index}" for index in range(len(guest.disks))]
         return run(guest, directory, argv, extra_environment=_shim(directory))
