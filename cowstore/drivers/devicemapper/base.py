@@ -29,11 +29,12 @@ def make(pool: Pool, thins: Thins) -> None:
         return
     thins.deactivate(BASE, defer=False)
     try:
-        pool.message(f"delete {BASE}")
+        pool.message(f"create_thin {BASE}")
     except OSError as error:
-        if error.errno != errno.ENODATA:
+        if error.errno != errno.EEXIST:
             raise
-    pool.message(f"create_thin {BASE}")
+        pool.message(f"delete {BASE}")
+        pool.message(f"create_thin {BASE}")
     _faults.point("devicemapper.base.created")
     record = pool.record
     info = thins.activate(BASE, record.base_bytes, read_only=False)

@@ -13,7 +13,7 @@ from cowstore._linux.files import syncfs
 from cowstore.driver import Driver
 from cowstore.drivers.devicemapper import filesystem, opening
 from cowstore.drivers.devicemapper.base import BASE, COMPLETE
-from cowstore.drivers.devicemapper.locks import METADATA_SNAPSHOT, UserLock, locked
+from cowstore.drivers.devicemapper.locks import METADATA_SNAPSHOT, OPENING, UserLock, locked
 from cowstore.drivers.devicemapper.metadata import Metadata
 from cowstore.drivers.devicemapper.nodes import block_node
 from cowstore.drivers.devicemapper.options import Options as PoolOptions
@@ -48,12 +48,14 @@ class DeviceMapper(Driver):
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         self._ids = Ids(directory)
-        self._lock: UserLock | None = UserLock(directory)
-        try:
-            self._pool, self._thins = opening.open_pool(directory, self.options, self._lock, read_only=read_only)
-        except BaseException:
-            self._lock.close()
-            raise
+        with locked(directory, OPENING):
+            lock = UserLock(directory)
+            try:
+                self._pool, self._thins = opening.open_pool(directory, self.options, read_only=read_only)
+            except BaseException:
+                lock.close()
+                raise
+        self._lock: UserLock | None = lock
         if not read_only:
             self._ids.make()
             self._reap()
@@ -397,15 +399,16 @@ class DeviceMapper(Driver):
             opening.close_pool(self._pool, lock)
 
     def destroy(self) -> None:
-        for id in {*self._ids, *self._ids.doomed()}:
-            self._thins.deactivate(id, defer=True)
-        if not self._pool.deactivate():
-            raise Busy(f"the pool {self._pool.name} is still in use; unmount what is mounted of it, then try again")
-        opening.remove_files(self._pool)
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.close()
-            self._pool.control.close()
+        with locked(self.directory, OPENING):
+            for id in {*self._ids, *self._ids.doomed()}:
+                self._thins.deactivate(id, defer=True)
+            if not self._pool.deactivate():
+                raise Busy(f"the pool {self._pool.name} is still in use; unmount what is mounted of it, then try again")
+            opening.remove_files(self._pool)
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.close()
+                self._pool.control.close()
         for name in ("lock", "ids.lock"):
             try:
                 os.unlink(os.path.join(self.directory, name))

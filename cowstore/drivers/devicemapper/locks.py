@@ -1,7 +1,7 @@
 """Locks of this driver, all freed by the kernel when their holder ends.
 
-``lock`` is flocked: shared by each open store, exclusively to make, activate or end the pool. In ``ids.lock`` each id
-has the byte of its number, and the pool's single metadata snapshot and its size have bytes below zero ids can reach.
+``lock`` is flocked, shared, by each open store. In ``ids.lock`` each id has the byte of its number; to open or end the
+pool, to change its size, and to use its one metadata snapshot have bytes that no id reaches.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FLOCK = struct.Struct("=hhqqi4x")
 POOL_SIZE = 1 << 40
 METADATA_SNAPSHOT = POOL_SIZE + 1
+OPENING = POOL_SIZE + 2
 """Bytes of ``ids.lock`` beyond every id (the pool numbers its devices with 24 bits)."""
 
 
@@ -38,21 +39,19 @@ def locked(directory: str, number: int) -> Iterator[None]:
 
 
 class UserLock:
-    """The lock that tells whether any store uses the pool; held shared for the life of a driver."""
+    """The lock that tells whether any store uses the pool; held shared for the life of a driver.
+
+    Made, and asked, under the lock ``OPENING``.
+    """
 
     __slots__ = ("_fd",)
 
     def __init__(self, directory: str) -> None:
-        """Take the lock exclusively, waiting for whoever makes or ends the pool right now."""
         self._fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def share(self) -> None:
-        """Let others use the pool too."""
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def is_last(self) -> bool:
-        """Tell whether nobody else uses the pool; if so, nobody can begin to until :meth:`close`."""
+        """Tell whether nobody else uses the pool."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from cowstore import _faults
 from cowstore.drivers.devicemapper import base, record
+from cowstore.drivers.devicemapper.locks import OPENING, locked
 from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import DATA, METADATA, Pool
 from cowstore.drivers.devicemapper.thin import Thins
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.options import Options
 
 
-def open_pool(directory: str, options: Options, lock: UserLock, *, read_only: bool) -> tuple[Pool, Thins]:
-    """Activate the directory's pool, making it where there is none. *lock* is held exclusively, and shared afterwards.
+def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Pool, Thins]:
+    """Activate the directory's pool, making it where there is none.
 
     :raises DriverUnavailable: the kernel, a program or a device is missing; nothing was made.
     """
@@ -40,7 +41,6 @@ def open_pool(directory: str, options: Options, lock: UserLock, *, read_only: bo
             except BaseException:
                 pool.deactivate()
                 raise
-        lock.share()
     except BaseException:
         control.close()
         raise
@@ -141,8 +141,10 @@ def remove_files(pool: Pool) -> None:
 def close_pool(pool: Pool, lock: UserLock) -> None:
     """Let go of the pool; whoever is last ends it, unless one of its devices is mounted or it is to be kept."""
     try:
-        if not pool.options.keep_active and lock.is_last():
-            pool.deactivate()
+        with locked(pool.directory, OPENING):
+            if not pool.options.keep_active and lock.is_last():
+                pool.deactivate()
+            lock.close()
     finally:
         lock.close()
         pool.control.close()

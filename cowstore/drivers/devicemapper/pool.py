@@ -73,7 +73,7 @@ class Pool:
             return os.path.join(self.directory, what)
         return self.record.data_device if what == DATA else self.record.metadata_device
 
-    # Activating. The caller holds the pool's lock exclusively.
+    # Activating. The caller holds the lock OPENING.
 
     def activate(self, *, create: bool = False) -> bool:
         """Make the pool active; False if it was.
