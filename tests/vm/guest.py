@@ -24,7 +24,7 @@ LAUNCHER_FAILED = 125
 TIMED_OUT = 124
 # Directories over which guest-init mounts memory file systems (/dev is the guest kernel's own).
 COVERED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
-PASSED = ("CI", "COWSTORE_", "PYTEST_", "HYPOTHESIS_", "PY_COLORS", "NO_COLOR", "FORCE_COLOR")
+PASSED = ("CI", "COWSTORE_", "PYTHONPATH", "PYTEST_", "HYPOTHESIS_", "PY_COLORS", "NO_COLOR", "FORCE_COLOR")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
