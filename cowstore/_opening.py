@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from cowstore import _faults
 from cowstore._core import Core
@@ -17,12 +18,14 @@ from cowstore.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cowstore.driver import Driver
 
 DEFAULT_ROOT = "/var/lib/cowstore"
 CATALOG = "catalog.db"
+_SCRATCH = "trying-"
+"""How the directories are called in which a driver is tried, locked by whoever does it."""
 _PATH_MAX = 512 - len("/catalog.db.new-0123456789abcdef-journal") - 1
 """Bytes of the store's path, so that every name SQLite makes below it fits. Source: SQLite, SQLITE_MAX_PATHLEN."""
 _CHOICE = ("overlay", "btrfs", "devicemapper", "copy")
@@ -110,6 +113,7 @@ def _settle(core: Core) -> None:
             # A draft of somebody who was killed, or who will find that another was first.
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=core.root_fd)
+    _remove_scratch(core.root_fd)
     core.put_ballast()
     _recovery.note_boot(core)
     if _recovery.is_needed(core):
@@ -165,7 +169,7 @@ def _is_there(root: str) -> bool:
         raise StoreCorrupt(
             f"the catalog of the store {root} is gone; put back a copy of {CATALOG}", path=os.path.join(root, CATALOG)
         )
-    unknown = {name for name in entries if not name.startswith(f"{CATALOG}.new-")} - own
+    unknown = {name for name in entries if not name.startswith((f"{CATALOG}.new-", _SCRATCH))} - own
     if unknown:
         raise StoreMismatch(
             f"{root} is not empty and is no store (it holds {min(unknown)!r}); name an empty or a new directory",
@@ -267,24 +271,63 @@ def _choose(root: str, driver: str | None, options: Mapping[str, object]) -> typ
         if driver is None and not _suits(name, root, options):
             continue
         try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
-            pass
-        try:
-            candidate.probe(directory, parsed)
+            with _scratch(root) as scratch:
+                candidate.probe(scratch, parsed)
         except DriverUnavailable as error:
-            try:
-                os.rmdir(directory)
-            except OSError:
-                pass
             if driver is not None:
                 raise
             refused.append(str(error))
             continue
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
         return candidate
     raise DriverUnavailable(
         f"no driver works in {root}: " + "; ".join(refused or ["no driver takes these options"]), missing=refused
     )
+
+
+@contextmanager
+def _scratch(root: str) -> Iterator[str]:
+    """Make a directory in which a driver can be tried; it goes in the end, or, after a kill, when the next one is made.
+
+    The driver's own directory must stay empty until there is a catalog: data without one are a damaged store.
+    """
+    from cowstore.trees.remove import remove_tree
+
+    with ExitStack() as stack:
+        parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, parent)
+        _remove_scratch(parent)
+        while True:
+            name = _SCRATCH + os.urandom(8).hex()
+            os.mkdir(name, 0o700, dir_fd=parent)
+            with suppress(FileNotFoundError):
+                held = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+                stack.callback(os.close, held)
+                fcntl.flock(held, fcntl.LOCK_EX)
+                # Before it was locked somebody else may have taken it for abandoned.
+                if os.fstat(held).st_nlink:
+                    break
+        try:
+            yield os.path.join(root, name)
+        finally:
+            remove_tree(parent, name)
+
+
+def _remove_scratch(root_fd: int) -> None:
+    """Remove what killed processes left of :func:`_scratch`."""
+    for name in os.listdir(root_fd):
+        if not name.startswith(_SCRATCH):
+            continue
+        from cowstore.trees.remove import remove_tree
+
+        with suppress(OSError):
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(root_fd, name)
+            finally:
+                os.close(fd)
 
 
 def _suits(name: str, root: str, options: Mapping[str, object]) -> bool:
