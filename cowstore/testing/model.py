@@ -261,6 +261,8 @@ class Player:
         changed through that name. Opening a FIFO waits. A directory is not renamed over another by what stands for
         rename(2) where the driver has none.
         """
+        if path == "." and name not in {"chmod", "chown", "setxattr", "removexattr", "utime"}:
+            return True
         full = os.path.join(known.tree, path)
         opens = name in {"write", "append", "write_at", "truncate", "touch_back"}
         if opens and os.path.lexists(full) and not stat.S_ISREG(os.lstat(full).st_mode):
