@@ -79,9 +79,8 @@ def __getattr__(name: str) -> object:
     """Load a public name from its home at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    # importlib itself would cost more than what it is to import.
+    found: object = getattr(__import__(f"{__name__}.{_HOMES[name]}", fromlist=(name,)), name)
     globals()[name] = found
     return found
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from _thread import RLock  # threading itself takes half a millisecond to import
 from contextlib import ExitStack, contextmanager
-from threading import RLock
 
 from cowstore import leases
 from cowstore.errors import Busy, CowstoreError, OutOfSpace, Unsupported

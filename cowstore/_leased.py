@@ -177,7 +177,7 @@ def _mount_point(core: Core, lease: Lease) -> str:
 
 def namespace() -> str:
     """Name this mount namespace, unlike any other of any boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot = file.read().strip()
     return f"{boot} {os.readlink('/proc/self/ns/mnt')}"
 

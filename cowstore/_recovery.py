@@ -107,7 +107,7 @@ def _settle(core: Core, row: Row) -> str | None:
 
 def note_boot(core: Core) -> None:
     """After a boot, never give out again an id whose row a power cut may have taken while its data stayed."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot = file.read().strip()
     if core.catalog.meta().get("boot") == boot:
         return

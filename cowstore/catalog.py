@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from _thread import RLock  # threading itself takes half a millisecond to import
 from contextlib import contextmanager
-from threading import RLock
 
 from cowstore._rows import COMMITTING, CREATING, READY, REMOVING, SCHEMA, SELECT, Row, translated
 from cowstore.errors import (

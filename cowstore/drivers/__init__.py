@@ -25,10 +25,9 @@ def load(name: str) -> type[Driver]:
     :raises InvalidArgument: no driver has that name; the message lists those there are.
     """
     if name in BUILT_IN:
-        import importlib
-
         module, attribute = BUILT_IN[name]
-        found: type[Driver] = getattr(importlib.import_module(module), attribute)
+        # importlib itself would cost as much as the driver.
+        found: type[Driver] = getattr(__import__(module, fromlist=(attribute,)), attribute)
         return found
     from importlib.metadata import entry_points
 
