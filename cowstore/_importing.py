@@ -29,33 +29,38 @@ SOURCE_LABEL = "cowstore.adopted"
 
 
 class _Birth:
-    """A committed snapshot in the making. Whoever fills it sets the labels it shall have."""
+    """A snapshot in the making. Whoever fills it sets the labels it shall have."""
 
-    __slots__ = ("labels", "root_fd", "snapshot")
+    __slots__ = ("labels", "root_fd", "row", "snapshot")
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, row: Row) -> None:
         self.root_fd = root_fd
+        self.row = row
         self.labels: dict[str, str] = {}
         self.snapshot: Snapshot
 
 
 @contextmanager
-def born(core: Core, name: str, parent: str | None = None) -> Iterator[_Birth]:
-    """Make a committed snapshot from what the block writes below a directory descriptor; nothing of it if it fails.
+def born(
+    core: Core, name: str, parent: str | None = None, *, kind: Kind = Kind.COMMITTED, size_bytes: int | None = None
+) -> Iterator[_Birth]:
+    """Make a snapshot from what the block writes below a directory descriptor; nothing of it if it fails.
 
-    Until the block has ended well and all is on disk, nobody sees it.
+    Until the block has ended well and, for a committed one, all is on disk, nobody sees it.
     """
     depth = core.driver.capabilities.max_depth
-    row = core.catalog.begin(name, Kind.COMMITTED, parent, labels="{}", owner=core.own("import"), max_depth=depth)
+    owner = core.own("import")
+    row = core.catalog.begin(name, kind, parent, labels="{}", owner=owner, size_bytes=size_bytes, max_depth=depth)
     try:
         _faults.point("store.import.recorded")
-        core.create(row, None)
+        core.create(row, size_bytes)
         _faults.point("store.import.created")
         with writable_tree(core, row) as root_fd:
-            birth = _Birth(root_fd)
+            birth = _Birth(root_fd, row)
             yield birth
         _faults.point("store.import.filled")
-        core.driver.seal(row.id)
+        if kind is Kind.COMMITTED:
+            core.driver.seal(row.id)
         _faults.point("store.import.sealed")
         birth.snapshot = core.catalog.ready(row, labels=labels_to_text(birth.labels), durable=True)
     except BaseException:

@@ -77,13 +77,16 @@ def squash(core: Core, name: str, key: str, base: str | None) -> Snapshot:
     if row.kind != Kind.COMMITTED:
         raise WrongKind(f"cannot squash {key!r}: it is {row.kind}, not committed", key=key, kind=row.kind)
     with born(core, name, base) as birth:
-        _pour(core, key, base, birth.root_fd)
+        pour(core, key, base, birth.root_fd)
         birth.labels.update(row.snapshot().labels)
     return birth.snapshot
 
 
-def _pour(core: Core, key: str, base: str | None, root_fd: int) -> None:
-    """Write the layer of *key* over *base* into a tree that shows *base*, without a file in between."""
+def pour(core: Core, key: str, base: str | None, root_fd: int) -> str:
+    """Write the layer of *key* over *base* into a tree that shows *base*, without a file in between.
+
+    :returns: the layer's diff id.
+    """
     from cowstore.layers.compression import open_stream
     from cowstore.layers.extract import Whiteouts, extract
 
@@ -103,6 +106,7 @@ def _pour(core: Core, key: str, base: str | None, root_fd: int) -> None:
         with open(read_fd, "rb", buffering=0) as file, open_stream(file) as stream:
             owners, devices = policy()
             extract(stream, root_fd, whiteouts=Whiteouts.APPLY, owners=owners, devices=devices)
+            return stream.diff_id
     finally:
         thread.join()
         if failed:

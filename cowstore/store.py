@@ -432,6 +432,17 @@ class Store:
 
         return export_image(self._core, check_key(key), os.fsdecode(path), ref=ref, compression=compression)
 
+    def migrate(self, target: Store) -> Iterator[str]:
+        """Copy every snapshot with its labels into another store, whatever its driver; this one is only read.
+
+        :returns: an iterator over the keys as they are copied, each checked by its digest. Interrupted, it goes on
+            where it was when called again.
+        :raises AlreadyExists: *target* has a snapshot of one of the keys that is no copy.
+        """
+        from cowstore._migrating import migrate
+
+        return migrate(self._core, target._core)
+
     # The whole.
 
     def status(self) -> Status:
