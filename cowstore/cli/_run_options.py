@@ -28,6 +28,8 @@ The program:
   --hostname NAME      name of the machine as the program sees it
   --network none|host  nothing but a loopback interface (the default), or this machine's network
   --as-pid-1           make the program itself process 1; else a reaper of ours is, and it its child
+  --cap-add NAME       keep one more capability; --cap-drop NAME keeps one less
+  --seccomp none|FILE  no filter of system calls, or that of a profile (JSON); else a default one
   --timeout SECONDS    end the program when its time is over, with status 124
 The store:
   --store DIR          default: /var/lib/cowstore, for an ordinary user $XDG_DATA_HOME/cowstore
@@ -53,6 +55,8 @@ class Options:
         self.as_pid_1 = False
         self.base: str | None = None
         self.changes = False
+        self.cap_add: list[str] = []
+        self.cap_drop: list[str] = []
         self.commit: str | None = None
         self.driver: str | None = None
         self.env: dict[str, str] = {}
@@ -63,6 +67,7 @@ class Options:
         self.option: dict[str, object] = {}
         self.print_plan = False
         self.read_only = False
+        self.seccomp = "default"
         self.store: str | None = None
         self.timeout: float | None = None
         self.version = False
@@ -90,6 +95,10 @@ def _pair(options: Options, name: str, value: str) -> None:
     getattr(options, name)[key] = content
 
 
+def _more(options: Options, name: str, value: str) -> None:
+    getattr(options, name.replace("-", "_")).append(value)
+
+
 def _seconds(options: Options, name: str, value: str) -> None:
     try:
         seconds = float(value)
@@ -108,6 +117,8 @@ def _network(options: Options, name: str, value: str) -> None:
 
 _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "base": _text,
+    "cap-add": _more,
+    "cap-drop": _more,
     "commit": _text,
     "driver": _text,
     "env": _pair,
@@ -115,6 +126,7 @@ _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "keep": _text,
     "network": _network,
     "option": _pair,
+    "seccomp": _text,
     "store": _text,
     "timeout": _seconds,
     "workdir": _text,

@@ -165,6 +165,7 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
     if options.base is None and options.workdir is None:
         # On a copy of this machine one is where one was, if that is there.
         cwd, may_lack = _here(), True
+    caps = compose.capabilities(options.cap_add, options.cap_drop)
     return Spec(
         mounts=mounts,
         argv=compose.command(options.argv),
@@ -177,6 +178,8 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         hidden=compose.hidden(mounts, store.root),
         binds=_binds(options),
         as_pid_1=options.as_pid_1,
+        capabilities=caps,
+        seccomp=compose.seccomp(options.seccomp, caps),
     )
 
 

@@ -45,6 +45,9 @@ def run(
     read_only: bool = False,
     binds: Iterable[Bind] = (),
     as_pid_1: bool = False,
+    cap_add: Iterable[str] = (),
+    cap_drop: Iterable[str] = (),
+    seccomp: str = "default",
     timeout_s: float | None = None,
     capture: bool = False,
     stdin: bytes | int | IO[bytes] | None = None,
@@ -61,6 +64,8 @@ def run(
     :param read_only: nothing can be written to the root.
     :param binds: directories and files of this machine to show inside.
     :param as_pid_1: the program is process 1 itself; by default a reaper of ours is.
+    :param cap_add: capabilities a program of root keeps beside the default ones. :param cap_drop: those it does not.
+    :param seccomp: filter of system calls: ``"default"``, ``"none"``, or the path of a profile.
     :param timeout_s: seconds after which it is ended: SIGTERM, two seconds later SIGKILL.
     :param capture: collect standard output and error instead of passing them on.
     :param stdin: bytes to feed it, or a file or descriptor it shall read from; by default this process's own.
@@ -69,6 +74,7 @@ def run(
         is wrong. :raises CowstoreError: the container could not be made.
     """
     words = compose.command(argv if argv is not None else ())
+    caps = compose.capabilities(cap_add, cap_drop)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))
         lease = stack.enter_context(store.leased(where))
@@ -83,6 +89,8 @@ def run(
             hidden=compose.hidden(lease.mounts, store.root),
             binds=tuple(binds),
             as_pid_1=as_pid_1,
+            capabilities=caps,
+            seccomp=compose.seccomp(seccomp, caps),
         )
         return _run_in_child(spec, lease, where, timeout_s, capture=capture, stdin=stdin)
 

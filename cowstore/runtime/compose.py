@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from cowstore.errors import InvalidArgument
-from cowstore.runtime.spec import DEFAULT_PATH
+from cowstore.runtime.spec import DEFAULT_CAPS, DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,3 +96,48 @@ def hidden(mounts: Iterable[Mount], store: str) -> tuple[str, ...]:
             elif inner == outer or inner.startswith(outer + "/"):
                 found[inner[len(outer) :] or "/"] = None
     return tuple(found)
+
+
+def seccomp(choice: str, caps: int = DEFAULT_CAPS) -> bytes:
+    """Return the filter of system calls for a choice.
+
+    :param choice: ``"default"``, ``"none"``, or the path of a profile in the container runtimes' common JSON form.
+    :param caps: mask of the capabilities that the program keeps: with more of them it may call more.
+    :raises InvalidArgument: the file is no such profile. :raises Unsupported: no tables for this machine.
+    """
+    if choice == "none":
+        return b""
+    if choice == "default" and caps == DEFAULT_CAPS:
+        from cowstore.runtime._filters import DEFAULT
+
+        ready = DEFAULT.get(os.uname().machine)
+        if ready is not None and sys.byteorder == "little":
+            return bytes.fromhex(ready)
+    from cowstore.runtime import seccomp as made
+
+    return made.default(caps) if choice == "default" else made.from_file(choice, caps)
+
+
+def capabilities(add: Iterable[str] = (), drop: Iterable[str] = ()) -> int:
+    """Return the mask of capabilities that are kept: the default, less what is dropped, and what is added.
+
+    :param add: names, with or without ``CAP_``, in any case; ``ALL`` for all there are. :param drop: likewise.
+    :raises InvalidArgument: an unknown name.
+    """
+    kept = DEFAULT_CAPS
+    for name in drop:
+        kept &= ~_capability(name)
+    for name in add:
+        kept |= _capability(name)
+    return kept
+
+
+def _capability(name: str) -> int:
+    from cowstore._linux.capabilities import Cap, mask
+
+    word = name.upper().removeprefix("CAP_")
+    if word == "ALL":
+        return mask(Cap)
+    if word not in Cap.__members__:
+        raise InvalidArgument(f"there is no capability {name!r}; see capabilities(7)", argument="capabilities")
+    return 1 << Cap[word]

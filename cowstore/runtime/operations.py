@@ -66,6 +66,8 @@ def operation(
 
 def _text(value: object) -> str:
     if isinstance(value, bytes):
+        if len(value) > 255:
+            return f"{len(value)} bytes"
         return value.decode(errors="backslashreplace")
     if isinstance(value, tuple) and value and isinstance(value[0], (bytes, str)):
         return ",".join(_text(part) for part in value)

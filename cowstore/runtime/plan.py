@@ -59,10 +59,15 @@ def _program(spec: Spec) -> list[Operation]:
     steps = [
         operation(Stage.PROGRAM, program.own_session),
         operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
-        operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
     ]
+    filtering = [operation(Stage.PROGRAM, privileges.filter_calls, program=spec.seccomp)] if spec.seccomp else []
+    if spec.new_privileges:
+        # Whoever may gain privileges needs one to be filtered.
+        steps += filtering
+    steps.append(operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities))
     if not spec.new_privileges:
         steps.append(operation(Stage.PROGRAM, privileges.gain_nothing))
+        steps += filtering
     return [
         *steps,
         operation(Stage.PROGRAM, program.reset_signals),

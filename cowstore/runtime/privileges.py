@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cowstore._linux import prctl
 from cowstore._linux.capabilities import Cap, ambient_clear, bounding_drop, capget, capset
+from cowstore._linux.seccomp import set_mode_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,3 +27,8 @@ def limit_capabilities(inside: Inside, *, keep: int) -> None:
 def gain_nothing(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature
     """Make sure that no program, whatever bits its file has, has more privileges than this one."""
     prctl.set_no_new_privs()
+
+
+def filter_calls(inside: Inside, *, program: bytes) -> None:  # noqa: ARG001
+    """Let only the system calls through that the filter allows."""
+    set_mode_filter(program)

@@ -35,6 +35,7 @@ class Spec:
     :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
     :ivar capabilities: mask of the capabilities that a program of root keeps.
     :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
+    :ivar seccomp: filter of system calls, as a program for the kernel; empty for none.
     :ivar masks: cover what tells too much, and protect what changes the machine, in /proc and /sys.
     """
 
@@ -52,3 +53,4 @@ class Spec:
     capabilities: int = DEFAULT_CAPS
     new_privileges: bool = False
     masks: bool = True
+    seccomp: bytes = b""

@@ -234,3 +234,18 @@ def test_what_tells_too_much_is_covered(store: cowstore.Store) -> None:
         "echo x 2>/dev/null > /proc/sys/kernel/domainname || echo refused"
     )
     assert sh(store, script).split() == ["0", "0", "0", "0", "refused"]
+
+
+def test_system_calls_are_filtered(store: cowstore.Store) -> None:
+    assert "Seccomp:\t2\n" in sh(store, "cat /proc/self/status")
+    assert sh(store, "unshare --user true 2>/dev/null || echo refused") == "refused\n"
+    assert "Seccomp:\t0\n" in sh(store, "cat /proc/self/status", seccomp="none")
+    script = "import threading; t = threading.Thread(target=print, args=('ran',)); t.start()"
+    assert cowstore.run(store, parent="host", argv=["python3", "-c", script], capture=True).out == b"ran\n"
+    assert sh(store, "mount -t tmpfs x /mnt && echo mounted", cap_add=["sys_admin"]) == "mounted\n"
+    assert "CapEff:\t0000000000000000" in sh(store, "cat /proc/self/status", cap_drop=["ALL"])
+    # Of ten cases, one: the terminal's own ioctl, with what stands above the kernel's int.
+    script = "import fcntl, os; a, b = os.openpty(); fcntl.ioctl(b, 0x5412, b'x')"
+    done = cowstore.run(store, parent="host", argv=["python3", "-c", script], capture=True)
+    assert done.err is not None
+    assert b"Operation not permitted" in done.err
