@@ -47,6 +47,8 @@ def drop(fd: int) -> None:
     """Give up a lock that one of the functions below returned. In a forked child nothing is left to give up."""
     if fd in _held:
         _held.discard(fd)
+        # Closing is not enough: a child that another thread has just forked has a copy until it execs.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 
