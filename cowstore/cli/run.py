@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FAILED, TIMED_OUT, INTERRUPTED = 125, 124, 130
 
+_ends_with_the_run = False
+"""Whether this process is the command itself, which ends by _exit(2) as soon as the run is over."""
+
 
 class _Later(ModuleType):
     """Stands for a module until the first look at it."""
@@ -44,8 +47,10 @@ def _hasten() -> None:
 
 def main() -> NoReturn:
     """Be the command: run, and end this process at once, without taking the interpreter down piece by piece."""
+    global _ends_with_the_run
     _open_standard_streams()
     _hasten()
+    _ends_with_the_run = True
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -100,6 +105,8 @@ def _run(options: Options) -> int:
 
     with ExitStack() as stack:
         store = stack.enter_context(open_store(options.store, driver=options.driver, options=options.option or None))
+        if _ends_with_the_run:
+            store._core.catalog.leave_log()  # noqa: SLF001  # only for who ends right after: no verb
         key = _snapshot(store, options, stack)
         with store.leased(key) as lease:
             spec = _spec(store, options, lease)
