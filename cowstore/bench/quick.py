@@ -168,7 +168,7 @@ class Quick:
             self.run.absent["GNU tar"] = "not installed: apt-get install tar"
             return
         tree, archive = self.scratch.directory("tree"), os.path.join(self.scratch.path, "tree.tar")
-        synthetic.grow(tree, synthetic.Recipe(3000, seed=self.run.seed))
+        synthetic.grow(tree, synthetic.Recipe(2500, seed=self.run.seed))
         subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True)
         store = self._store("archives", volatile=True)
         numbers = iter(range(1 << 30))
@@ -204,7 +204,7 @@ class Quick:
             self.run.add(workload, "GNU tar", "tar", found[theirs], bytes=size)
             self._budget(
                 name, paired_ratio(found[ours], found[theirs]), limit, "x",
-                f"{workload} of 3000 files, {size / _MIB:.0f} MiB, unsynced {_ms(found[ours])} against GNU tar "
+                f"{workload} of 2500 files, {size / _MIB:.0f} MiB, unsynced {_ms(found[ours])} against GNU tar "
                 f"{_ms(found[theirs])}",
             )  # fmt: skip
         store.close()
@@ -214,7 +214,7 @@ class Quick:
         store = self._store("changes", volatile=True)
         steps: dict[str, Callable[[], None]] = {}
         for files in (1500, 15000):
-            recipe = synthetic.Recipe(files, mean_bytes=300, seed=self.run.seed)
+            recipe = synthetic.Recipe(files, median_bytes=30, seed=self.run.seed)
             tree = self.scratch.directory("tree")
             synthetic.grow(tree, recipe)
             store.adopt(f"tree-{files}", tree)
