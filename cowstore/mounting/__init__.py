@@ -48,6 +48,9 @@ _VALUE_MAX = 255
 _LAYERS = frozenset((b"lowerdir+", b"datadir+", b"upperdir", b"workdir"))
 """Overlay's options whose value is a directory."""
 
+_BRANCHES = frozenset((b"br", b"append"))
+"""AUFS' options whose value is a directory and a permission."""
+
 _AWKWARD = b"\\:,"
 """Bytes that one kernel or another takes for an escape or a separator in the path of a layer."""
 
@@ -91,6 +94,10 @@ def detached(mounts: Iterable[Mount]) -> Descriptor:
             if tree is not None and made is not tree:
                 tree.close()
             tree = made
+        if steps[0].type == "aufs":
+            from cowstore.mounting import aufs
+
+            aufs.verify(steps)
     except OSError as error:
         if tree is not None:
             tree.close()
@@ -195,7 +202,7 @@ def _new(step: Mount, tree: Descriptor | None) -> Descriptor:
                 elif name in _LAYERS:
                     fsconfig_set_string(fs, name, layer(value, tree, held))
                 else:
-                    fsconfig_set_string(fs, name, value)
+                    fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
             fsconfig_create(fs)
             return fsmount(fs, attributes(step))
     finally:
@@ -215,15 +222,27 @@ def layer(value: bytes, tree: Descriptor | None, held: list[Descriptor]) -> byte
     return b"/proc/self/fd/%d" % held[-1].fileno()
 
 
+def _branch(value: bytes, held: list[Descriptor]) -> bytes:
+    """Return one of AUFS' branches as the kernel can be told it; what must stay open meanwhile goes to *held*."""
+    from cowstore.mounting import aufs
+
+    return aufs.branch(value, held)
+
+
 def _reconfigure(step: Mount, tree: Descriptor) -> None:
     """Change the options of the file system that *tree* is of."""
-    with fspick(tree, b"", FspickFlag.EMPTY_PATH) as fs:
-        for name, value in step.options:
-            if value:
-                fsconfig_set_string(fs, name, value)
-            else:
-                fsconfig_set_flag(fs, name)
-        fsconfig_reconfigure(fs)
+    held: list[Descriptor] = []
+    try:
+        with fspick(tree, b"", FspickFlag.EMPTY_PATH) as fs:
+            for name, value in step.options:
+                if value:
+                    fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
+                else:
+                    fsconfig_set_flag(fs, name)
+            fsconfig_reconfigure(fs)
+    finally:
+        for descriptor in held:
+            descriptor.close()
 
 
 # What older kernels need.
