@@ -1,0 +1,16 @@
+"""AUFS: a branch per snapshot, its ancestors' below it.
+
+On disk, below the driver's directory::
+
+    <id>/fs        the snapshot's own branch
+    <id>/parent    symbolic link to ../<parent's id>; an id without one has no parent
+    <id>/flushed   there while the pseudo-links of a mount that is ending are whole
+    new-<id>/      an id in the making, renamed when complete
+    used/<id>      there while the id is, or was when somebody died, mounted writable
+"""
+
+from __future__ import annotations
+
+from cowstore.drivers.aufs.driver import Aufs
+
+__all__ = ["Aufs"]
