@@ -22,6 +22,8 @@ from cowstore._linux.fd import Descriptor, open_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cowstore._linux._call import Fd
 
 CONTROL = "/dev/loop-control"
@@ -194,11 +196,19 @@ def open_control(path: str = CONTROL) -> Descriptor:
     return open_(path, os.O_RDWR)
 
 
-def attach(file: Fd, *, read_only: bool = False, direct_io: bool = True, file_name: bytes = b"") -> LoopDevice:
+def attach(
+    file: Fd,
+    *,
+    read_only: bool = False,
+    direct_io: bool = True,
+    file_name: bytes = b"",
+    node: Callable[[str, int], str] | None = None,
+) -> LoopDevice:
     """Attach a file to a free loop device, however many others do the same.
 
     To find a free device and to take it are two calls, so one that was taken in between (EBUSY) or removed (ENXIO,
-    ENODEV, ENOENT) is no failure: the next is tried. Direct I/O is left out where the file system has none.
+    ENODEV) is no failure: the next is tried. Direct I/O is left out where the file system has none. ``node``, given the
+    usual path and number of a device, tells where its node is, if not there.
 
     Raises:
         OSError: EBUSY after twenty seconds of it; ENOENT, the device's node is missing (the error names it).
@@ -208,13 +218,14 @@ def attach(file: Fd, *, read_only: bool = False, direct_io: bool = True, file_na
         flags |= LoopFlag.DIRECT_IO
     deadline = time.monotonic() + _ATTACH_SECONDS
     pause = 0.0002
-    with open_control() as control:
+    path = CONTROL if node is None else node(CONTROL, os.makedev(CONTROL_MAJOR, CONTROL_MINOR))
+    with open_control(path) as control:
         while True:
             try:
-                device, node = _open_index(ctl_get_free(control), read_only=read_only)
+                device, path = _open_index(ctl_get_free(control), read_only=read_only, node=node)
                 with device:
                     flags = _configure_direct(device, file, flags, file_name)
-                    return LoopDevice(Descriptor(device.detach()), node)
+                    return LoopDevice(Descriptor(device.detach()), path)
             except OSError as error:
                 taken = error.errno in (errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.EAGAIN)
                 if not taken or time.monotonic() > deadline:
@@ -224,17 +235,19 @@ def attach(file: Fd, *, read_only: bool = False, direct_io: bool = True, file_na
             pause = min(pause * 1.5, 0.02)
 
 
-def _open_index(index: int, *, read_only: bool) -> tuple[Descriptor, str]:
+def _open_index(index: int, *, read_only: bool, node: Callable[[str, int], str] | None) -> tuple[Descriptor, str]:
     """Open the device of that index, and make sure that the node is of that device."""
-    node = f"/dev/loop{index}"
+    path = f"/dev/loop{index}"
     wanted = device_number(index)
-    device = open_(node, os.O_RDONLY if read_only else os.O_RDWR)
+    if node is not None:
+        path = node(path, wanted)
+    device = open_(path, os.O_RDONLY if read_only else os.O_RDWR)
     found = os.fstat(device.fileno())
     if not stat.S_ISBLK(found.st_mode) or found.st_rdev != wanted:
         device.close()
         detail = f"is not block device {os.major(wanted)}:{os.minor(wanted)}"
-        raise oserror("openat(2)", node, code=errno.ENOENT, detail=detail)
-    return device, node
+        raise oserror("openat(2)", path, code=errno.ENOENT, detail=detail)
+    return device, path
 
 
 def _configure_direct(device: Fd, file: Fd, flags: LoopFlag, file_name: bytes) -> LoopFlag:

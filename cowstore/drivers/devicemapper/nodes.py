@@ -15,6 +15,8 @@ from cowstore._linux.fd import open_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cowstore._linux.fd import Descriptor
 
 NODES = "nodes"
@@ -39,6 +41,16 @@ def node(directory: str, dev: int, usual: str, *, kind: int = stat.S_IFBLK) -> s
         except FileExistsError:
             pass  # Another thread or process was faster, with the same number.
     return own
+
+
+def find(directory: str) -> Callable[[str, int], str]:
+    """Return what tells the loop module where nodes are: in ``/dev``, or made in *directory*."""
+
+    def path(usual: str, dev: int) -> str:
+        character = dev == os.makedev(loop.CONTROL_MAJOR, loop.CONTROL_MINOR)
+        return node(directory, dev, usual, kind=stat.S_IFCHR if character else stat.S_IFBLK)
+
+    return path
 
 
 def forget(directory: str, usual: str) -> None:

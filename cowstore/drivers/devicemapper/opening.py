@@ -65,7 +65,7 @@ def _make(
     """Make the pool and its base; undone on failure. One whose making was cut off is made anew."""
     from cowstore.drivers.devicemapper.probing import require
 
-    require(options, control)
+    require(options, control, directory)
     if unfinished is not None:
         _unmake(Pool(directory, unfinished, options, control))
     fresh = record.new(options)

@@ -124,7 +124,8 @@ class Pool:
             if not self.record.on_files:
                 return os.stat(path).st_rdev
             with open_(path, os.O_RDWR) as file:
-                return stack.enter_context(loop.attach(file, file_name=os.fsencode(path))).dev
+                find = nodes.find(self.directory)
+                return stack.enter_context(loop.attach(file, file_name=os.fsencode(path), node=find)).dev
         except FileNotFoundError as error:
             if error.filename is not None and os.fsdecode(error.filename) != path:
                 raise

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 
 from cowstore import _programs
 from cowstore._linux import dm, loop
-from cowstore.drivers.devicemapper import filesystem
+from cowstore.drivers.devicemapper import filesystem, nodes
 from cowstore.errors import CowstoreError, DriverUnavailable
+
+_LOOP_CONTROL = os.makedev(loop.CONTROL_MAJOR, loop.CONTROL_MINOR)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.options import Options
 
 
-def require(options: Options, control: Descriptor) -> None:
+def require(options: Options, control: Descriptor, directory: str) -> None:
     """Make sure that a pool can be made here.
 
     :raises DriverUnavailable: listing all that is missing.
@@ -37,7 +40,7 @@ def require(options: Options, control: Descriptor) -> None:
         missing.append(_programs.missing(program))
     if options.data_device is None:
         try:
-            loop.open_control().close()
+            loop.open_control(nodes.find(directory)(loop.CONTROL, _LOOP_CONTROL)).close()
         except OSError as error:
             missing.append(
                 f"no loop devices: {error}; load the module (modprobe loop), or give data_device and metadata_device"
@@ -59,7 +62,7 @@ def probe(directory: str, options: Options) -> None:
     try:
         control = opening.reach_control(scratch)
         with control:
-            require(options, control)
+            require(options, control, scratch)
             small = type(options)(data_bytes=1 << 20, metadata_bytes=2 << 20, file_system=options.file_system)
             opening.make_files(scratch, small)
             pool = Pool(scratch, record.new(small), small, control)
