@@ -148,6 +148,9 @@ def attributes(ground: Ground) -> None:
         tree.setxattr("dir", "system.posix_acl_default", acl)
         tree.setxattr("link", "trusted.on-link", b"link")
         tree.setxattr("file", "security.capability", capability)
+        tree.write("set", "set", 0o755)
+        tree.chown("set", 7, 8)
+        tree.chmod("set", 0o6755)
 
     def second(tree: Editor) -> None:
         tree.chown("file", 3, 4)
@@ -288,7 +291,7 @@ def large_ids(ground: Ground) -> None:
     ground.grow(first, lambda tree: tree.write("dir/new", "x"))
 
 
-@case("beyond: large and many")
+@case("beyond: large and many", slow=True)
 def large_and_many(ground: Ground) -> None:
     """A directory of thousands of names, a file of megabytes, a deep path."""
 

@@ -24,7 +24,7 @@ ODD_PATHS = {
     "hash": b"a#b?c",
     "not utf-8": b"a\xff\xfeb",
     "long": b"x" * 200,
-    "very long": b"/".join([b"y" * 200] * 2),
+    "very long": b"/".join([b"y" * 150] * 2),
     "escapes": b"a\\040b\\134",
     "dash": b"-o",
     "dollar": b"$HOME",
@@ -82,6 +82,15 @@ def many_long_lowers(ground: Ground) -> None:
     ground.shut()
     keys = ground.grow(*[lambda tree, n=n: tree.write(f"file-{n}", str(n)) for n in range(12)])
     ground.look(keys[-1])
+
+
+@case("beyond (10): a path that is too long")
+def path_too_long(ground: Ground) -> None:
+    """A path beyond what can be handled is refused with its length and the limit, and nothing is made."""
+    root = os.path.join(ground.directory, *["y" * 200] * 8)
+    error = refused(CowstoreError, lambda: ground.factory.open(root))
+    assert str(len(root)) in str(error), f"the message does not tell the path's length: {error}"
+    assert not os.path.exists(root), "something was made"
 
 
 @case("design: the path is a name")
