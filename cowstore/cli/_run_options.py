@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HELP = """\
-usage: cowstore-run [OPTION…] [--] PROGRAM [ARGUMENT…]
+usage: cowstore-run [OPTION…] [--] [PROGRAM [ARGUMENT…]]
 
 Run a program on a throw-away copy of a root file system: of this machine's own, or of --base.
-All that stands behind PROGRAM is its own.
+All that stands behind PROGRAM is its own. Without one, what the image of --base says is run.
 
 The root:
   --base KEY|TAR|DIR   a committed snapshot of the store, an archive, or a directory
@@ -23,6 +23,7 @@ Afterwards:
   --commit NAME        keep the result as the committed snapshot NAME
   --keep KEY           keep the writable snapshot as KEY
 The program:
+  --user USER[:GROUP]  whom to run as, by the root's own passwd file or by number; default: root
   --env NAME=VALUE     one more variable; PATH, HOME and TERM are set, nothing else is taken over
   --workdir DIR        directory inside the root to start in
   --hostname NAME      name of the machine as the program sees it
@@ -70,6 +71,7 @@ class Options:
         self.seccomp = "default"
         self.store: str | None = None
         self.timeout: float | None = None
+        self.user: str | None = None
         self.version = False
         self.with_mounts = False
         self.workdir: str | None = None
@@ -129,6 +131,7 @@ _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "seccomp": _text,
     "store": _text,
     "timeout": _seconds,
+    "user": _text,
     "workdir": _text,
 }
 
@@ -176,7 +179,7 @@ def _flag(options: Options, name: str, value: str) -> None:
 
 def _check(options: Options) -> None:
     """Refuse what cannot go together."""
-    if not options.argv:
+    if not options.argv and options.base is None:
         raise UsageError("there is no program to run; try: cowstore-run -- sh, or --help")
     if options.read_only:
         for name in ("changes", "commit", "keep"):

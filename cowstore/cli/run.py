@@ -165,18 +165,22 @@ def _remove(store: Store, key: str) -> None:
 
 def _spec(store: Store, options: Options, lease: Lease) -> Spec:
     from cowstore.runtime import compose
+    from cowstore.runtime.image import NOTHING, config_of
     from cowstore.runtime.spec import Spec
 
     mounts = lease.mounts
-    cwd, may_lack = compose.directory(options.workdir), False
+    image = NOTHING if options.base is None else config_of(store, lease.key)
+    cwd, may_lack = compose.directory(options.workdir or image.cwd or None), False
     if options.base is None and options.workdir is None:
         # On a copy of this machine one is where one was, if that is there.
         cwd, may_lack = _here(), True
     caps = compose.capabilities(options.cap_add, options.cap_drop)
     return Spec(
         mounts=mounts,
-        argv=compose.command(options.argv),
-        env=compose.environment(options.env),
+        argv=compose.command(options.argv or image.argv),
+        env=compose.environment(options.env, image.env),
+        user=compose.user(options.user, image.user),
+        stop_signal=image.stop_signal,
         cwd=cwd,
         cwd_may_lack=may_lack,
         hostname=compose.hostname(options.hostname),

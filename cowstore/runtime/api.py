@@ -14,6 +14,7 @@ from cowstore._linux.fd import Descriptor
 from cowstore.errors import CowstoreError, InvalidArgument, WrongKind
 from cowstore.model import Kind
 from cowstore.runtime import compose
+from cowstore.runtime.image import config_of
 from cowstore.runtime.program import LAUNCHER_FAILED
 from cowstore.runtime.result import Result
 from cowstore.runtime.spec import Spec
@@ -40,6 +41,7 @@ def run(
     argv: Iterable[str] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    user: str | None = None,
     hostname: str | None = None,
     network: str = "none",
     read_only: bool = False,
@@ -56,9 +58,13 @@ def run(
 
     :param key: the snapshot to run on; what the program changes stays in it. An active or a read-only one.
     :param parent: instead of *key*: the committed snapshot on a fresh, throw-away child of which to run.
-    :param argv: the program, looked up in PATH inside the root unless it holds a slash, and its arguments.
-    :param env: variables beside (or instead of) PATH, HOME and TERM; nothing else of this process's is taken over.
-    :param cwd: directory inside the root to start in; ``/`` by default.
+    :param argv: the program, looked up in PATH inside the root unless it holds a slash, and its arguments; by default
+        what the image says.
+    :param env: variables beside (or instead of) PATH, HOME, TERM and the image's; nothing else of this process's is
+        taken over.
+    :param cwd: directory inside the root to start in; by default the image's, or ``/``.
+    :param user: ``NAME`` or ``NUMBER`` of the root's own users, perhaps with ``:GROUP``; by default the image's, or
+        root.
     :param hostname: name of the machine as the program sees it; this machine's by default.
     :param network: ``"none"`` for a loopback interface and nothing else, ``"host"`` for this machine's network.
     :param read_only: nothing can be written to the root.
@@ -73,16 +79,18 @@ def run(
     :raises NotFound: no such snapshot. :raises WrongKind: *parent* is not committed. :raises InvalidArgument: the call
         is wrong. :raises CowstoreError: the container could not be made.
     """
-    words = compose.command(argv if argv is not None else ())
     caps = compose.capabilities(cap_add, cap_drop)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))
+        image = config_of(store, where)
         lease = stack.enter_context(store.leased(where))
         spec = Spec(
             mounts=lease.mounts,
-            argv=words,
-            env=compose.environment(env),
-            cwd=compose.directory(cwd),
+            argv=compose.command(image.argv if argv is None else argv),
+            env=compose.environment(env, image.env),
+            cwd=compose.directory(cwd or image.cwd or None),
+            user=compose.user(user, image.user),
+            stop_signal=image.stop_signal,
             hostname=compose.hostname(hostname),
             network=compose.network(network),
             read_only=read_only or lease.read_only,

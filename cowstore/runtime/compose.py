@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 NETWORKS = ("none", "host")
 
 
-def environment(given: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
-    """Return the program's environment: PATH, HOME, TERM as it is here, what is *given*, and nothing else.
+def environment(
+    given: Mapping[str, str] | None = None, image: Iterable[tuple[str, str]] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Return the program's environment: PATH, TERM as it is here, what the image says, what is *given*; no more.
+
+    HOME, where nobody says it, is that of the user inside.
 
     :raises InvalidArgument: a name that is empty or holds ``=`` or NUL, or a value that holds NUL.
     """
-    made = {"PATH": DEFAULT_PATH, "HOME": "/root"}
+    made = {"PATH": DEFAULT_PATH}
     if "TERM" in os.environ:
         made["TERM"] = os.environ["TERM"]
+    made.update(image)
     for name, value in (given or {}).items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidArgument(f"{name!r}={value!r} cannot be in an environment", argument="env")
@@ -141,3 +146,16 @@ def _capability(name: str) -> int:
     if word not in Cap.__members__:
         raise InvalidArgument(f"there is no capability {name!r}; see capabilities(7)", argument="capabilities")
     return 1 << Cap[word]
+
+
+def user(name: str | None, image: str = "") -> str:
+    """Check whom to run as: ``NAME`` or ``NUMBER``, perhaps with ``:GROUP``; by default whom the image names, or root.
+
+    :raises InvalidArgument: it is of another form.
+    """
+    if name is None:
+        return image or "0:0"
+    who, colon, group = name.partition(":")
+    if not who or (colon and not group) or "\0" in name or ":" in group:
+        raise InvalidArgument(f"{name!r} is no user: give NAME or NUMBER, perhaps with :GROUP", argument="user")
+    return name

@@ -29,6 +29,7 @@ class Inside:
     :ivar tree: further descriptors that one step leaves to another.
     :ivar entered: the root is the root of this process.
     :ivar chrooted: it is so by chroot(2) only, and the program must not be able to leave it.
+    :ivar home: directory of the user that the program runs as.
     :ivar warnings: lines for the launcher to show.
     """
 
@@ -38,6 +39,7 @@ class Inside:
         self.entered = False
         self.chrooted = False
         self.warnings: list[str] = []
+        self.home = "/root"
 
     @property
     def root(self) -> int:

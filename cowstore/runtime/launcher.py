@@ -72,6 +72,7 @@ class Container:
         :raises OSError: no namespaces, processes or descriptors to be had.
         """
         self.as_pid_1 = spec.as_pid_1
+        self._stop_signal = spec.stop_signal
         operations = plan(spec)
         status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         control_inside, control = map(Descriptor, os.pipe2(os.O_CLOEXEC))
@@ -142,7 +143,7 @@ class Container:
                 poll.register(fd, select.POLLIN)
             if owner is not None:
                 poll.register(owner, select.POLLRDHUP)
-            clock = _Clock(timeout_s)
+            clock = _Clock(timeout_s, self._stop_signal)
             reader = messages.Reader()
             while not self._ended:
                 ready = dict(poll.poll(clock.wait_ms()))
@@ -231,8 +232,8 @@ class Container:
 class _Clock:
     """Says when the time is over, and what to send then."""
 
-    def __init__(self, timeout_s: float | None) -> None:
-        self._signals = [signal.SIGTERM, signal.SIGKILL]
+    def __init__(self, timeout_s: float | None, stop_signal: int) -> None:
+        self._signals = [stop_signal, int(signal.SIGKILL)]
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     def wait_ms(self) -> int | None:

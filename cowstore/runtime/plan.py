@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cowstore._linux.namespaces import CloneFlag
-from cowstore.runtime import devices, masks, privileges, program, root, system
+from cowstore.runtime import devices, masks, privileges, program, root, system, users
 from cowstore.runtime.operations import Stage, operation
 
 TYPE_CHECKING = False
@@ -64,7 +64,11 @@ def _program(spec: Spec) -> list[Operation]:
     if spec.new_privileges:
         # Whoever may gain privileges needs one to be filtered.
         steps += filtering
-    steps.append(operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities))
+    steps += [
+        operation(Stage.PROGRAM, privileges.bound_capabilities, keep=spec.capabilities),
+        operation(Stage.PROGRAM, users.become_user, user=spec.user, dies_with_launcher=spec.as_pid_1),
+        operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
+    ]
     if not spec.new_privileges:
         steps.append(operation(Stage.PROGRAM, privileges.gain_nothing))
         steps += filtering

@@ -13,15 +13,22 @@ if TYPE_CHECKING:
 ALL_CAPS = (1 << 64) - 1
 
 
-def limit_capabilities(inside: Inside, *, keep: int) -> None:
-    """Take every capability but those of the mask *keep* from all sets, for ever."""
-    if inside.chrooted:
-        keep &= ~(1 << Cap.SYS_CHROOT)
-    _, permitted, _ = capget()
+def bound_capabilities(inside: Inside, *, keep: int) -> None:
+    """Make sure that no program ever has a capability that is not of the mask *keep*."""
     ambient_clear()
-    bounding_drop(ALL_CAPS & ~keep)
-    left = permitted & keep
+    bounding_drop(ALL_CAPS & ~_within(inside, keep))
+
+
+def limit_capabilities(inside: Inside, *, keep: int) -> None:
+    """Give up every capability but those of the mask *keep*."""
+    _, permitted, _ = capget()
+    left = permitted & _within(inside, keep)
     capset(left, left, 0)
+
+
+def _within(inside: Inside, keep: int) -> int:
+    """A root that was entered by chroot(2) could be left by it."""
+    return keep & ~(1 << Cap.SYS_CHROOT) if inside.chrooted else keep
 
 
 def gain_nothing(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature

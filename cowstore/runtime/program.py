@@ -71,6 +71,7 @@ def execute(inside: Inside, *, argv: tuple[str, ...], env: tuple[tuple[str, str]
     """
     inside.let_go()
     environment = dict(env)
+    environment.setdefault("HOME", inside.home)
     name = argv[0]
     if not name:
         raise ProgramError(NOT_FOUND, "the program's name is empty")

@@ -24,7 +24,7 @@ class Spec:
 
     :ivar mounts: the steps that realise the root.
     :ivar argv: the program, looked up in the PATH of *env* inside the root unless it holds a slash, and its arguments.
-    :ivar env: the whole environment of the program, as pairs.
+    :ivar env: the whole environment of the program, as pairs; HOME is added from the root's passwd file if missing.
     :ivar cwd: working directory, absolute and inside the root.
     :ivar cwd_may_lack: where *cwd* is not in the root, start in ``/`` instead of failing.
     :ivar hostname: name of the machine as seen inside; None leaves the one outside.
@@ -33,6 +33,8 @@ class Spec:
     :ivar hidden: absolute paths in the root that are covered by an empty directory, where they are there.
     :ivar binds: directories and files of this machine that show inside.
     :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
+    :ivar stop_signal: what asks the program to end when its time is over.
+    :ivar user: whom the program runs as: a name or number of the root's own, perhaps with ``:`` and a group.
     :ivar capabilities: mask of the capabilities that a program of root keeps.
     :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
     :ivar seccomp: filter of system calls, as a program for the kernel; empty for none.
@@ -41,7 +43,7 @@ class Spec:
 
     mounts: tuple[Mount, ...]
     argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH), ("HOME", "/root"))
+    env: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH),)
     cwd: str = "/"
     cwd_may_lack: bool = False
     hostname: str | None = None
@@ -50,6 +52,8 @@ class Spec:
     hidden: tuple[str, ...] = ()
     binds: tuple[Bind, ...] = ()
     as_pid_1: bool = False
+    stop_signal: int = 15
+    user: str = "0:0"
     capabilities: int = DEFAULT_CAPS
     new_privileges: bool = False
     masks: bool = True

@@ -194,7 +194,8 @@ time.sleep(1000)
     while set(_pids_of("sleep\x001234")) & set(inside) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not set(_pids_of("sleep\x001234")) & set(inside)
-    left, found = ["host", "run"], ()
+    left: list[str] = ["host", "run"]
+    found: tuple[object, ...] = ()
     while len(left) > 1 and time.monotonic() < deadline:
         with cowstore.open(store.root) as again:
             left = [snapshot.key for snapshot in again.walk()]

@@ -23,6 +23,7 @@ def test_nothing_of_the_callers_environment_is_taken_over_but_term(monkeypatch: 
     monkeypatch.setenv("TERM", "vt100")
     made = dict(compose.environment({"A": "b=c", "HOME": "/home/me"}))
     assert set(made) == {"PATH", "HOME", "TERM", "A"}
+    assert dict(compose.environment({"B": "2"}, [("A", "1"), ("B", "1")]))["B"] == "2"
     assert (made["TERM"], made["A"], made["HOME"]) == ("vt100", "b=c", "/home/me")
 
 
