@@ -90,7 +90,7 @@ class Btrfs(Driver):
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         if size_bytes is not None:
-            self._quota.require(size_bytes)
+            self._require_size(size_bytes)
         with self._doing(f"create snapshot {id}"):
             self._ground.make_room()
             try:
@@ -107,6 +107,17 @@ class Btrfs(Driver):
                 # The umask had its say.
                 os.chmod(str(id), 0o755, dir_fd=self._home)
             self._limit(id, size_bytes, inherited=parent is not None)
+
+    def _require_size(self, size_bytes: int) -> None:
+        """Make sure that a size can be enforced, and is one."""
+        capacity = self._ground.capacity_bytes()
+        if size_bytes > capacity:
+            raise OutOfSpace(
+                f"cannot let a snapshot hold {size_bytes} bytes: the Btrfs can hold {capacity} in all; ask for less, "
+                "or raise pool_limit_bytes",
+                total=capacity,
+            )
+        self._quota.require(size_bytes)
 
     def _limit(self, id: int, size_bytes: int | None, *, inherited: bool) -> None:
         if size_bytes is None and not inherited:
@@ -194,7 +205,7 @@ class Btrfs(Driver):
         yield from super().changes(id, base)
 
     def resize(self, id: int, size_bytes: int) -> None:
-        self._quota.require(size_bytes)
+        self._require_size(size_bytes)
         with self._open(id) as root, self._doing(f"set the size of snapshot {id}"):
             self._quota.limit(subvolumes.subvol_id(root.fileno()), size_bytes)
 

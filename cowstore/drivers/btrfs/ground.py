@@ -39,6 +39,11 @@ class Ground(ABC):
         with open_(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.home) as fresh:
             return os.listdir(fresh.fileno())
 
+    def capacity_bytes(self) -> int:
+        """Tell the most that could ever be stored here."""
+        status = files.statfs(self.home)
+        return status.blocks * status.block_size
+
     def make_room(self) -> None:
         """See to it that there is room for new work, where the ground can grow."""
         return

@@ -120,6 +120,10 @@ class Pool(Ground):
             "compression": self._options.compression or "off",
         }
 
+    def capacity_bytes(self) -> int:
+        """Tell the size up to which the pool may grow."""
+        return max(super().capacity_bytes(), self._options.pool_limit_bytes)
+
     def make_room(self) -> None:
         """Grow by doubling, up to the limit and to what the file system below has, once room runs short."""
         below = _free_below(self._directory)
