@@ -166,14 +166,18 @@ class _Layout:
 
     def __enter__(self) -> Self:
         os.makedirs(self._path, exist_ok=True)
-        entries = set(os.listdir(self._path))
-        if entries and "oci-layout" not in entries and not entries <= {"blobs"}:
-            raise InvalidArgument(
-                f"{self._path} is neither empty nor an image layout; name another directory", argument="path"
-            )
-        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._stack.callback(os.close, fd)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            entries = os.listdir(fd)
+            if "oci-layout" not in entries and not all(
+                name == "blobs" or name.startswith(".draft-") for name in entries
+            ):
+                raise InvalidArgument(
+                    f"{self._path} is neither empty nor an image layout; name another directory", argument="path"
+                )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self
 
 _OF_AN_IMAGE = re.compile(
-    rb"(?:\./)?(?:|oci-layout|index\.json|manifest\.json|repositories|blobs(?:/.*)?"
+    rb"(?:\./)?(?:\.?|oci-layout|index\.json|manifest\.json|repositories|blobs(?:/.*)?"
     rb"|[0-9a-f]{64}(?:\.json|\.tar)?(?:/.*)?)/?"
 ).fullmatch
 """Names that OCI layouts and docker-archives are made of; any other tells a plain root file system."""
@@ -209,10 +209,10 @@ def open_archive(file: BinaryIO, scratch: str) -> tuple[Archive | None, BinaryIO
     :param file: a binary file object. :param scratch: directory for an unnamed copy, where one is needed.
     :returns: the container, or None if the archive is a plain root file system; and the file to read that from.
     """
-    place, packed, block = _peek(file)
-    if block is not None and not _OF_AN_IMAGE(block[:100].rstrip(b"\0")):
+    place, packed, first = _peek(file)
+    if first is not None and not _OF_AN_IMAGE(first):
         return None, file
-    if block is None or packed or place != 0:
+    if first is None or packed or place != 0:
         file = _unpacked(file, scratch)
     archive = Archive(os.fdopen(os.dup(file.fileno()), "rb"))
     try:
@@ -230,7 +230,10 @@ def open_archive(file: BinaryIO, scratch: str) -> tuple[Archive | None, BinaryIO
 
 
 def _peek(file: BinaryIO) -> tuple[int, bool, bytes | None]:
-    """Return where a file stands, whether it is packed, and its first block; None if it cannot be sought in."""
+    """Return where a file stands, whether it is packed, and the name of its first entry.
+
+    :returns: None for the name where the file cannot be sought in; an empty one where there is no entry.
+    """
     try:
         if not file.seekable():
             return 0, False, None
@@ -240,12 +243,13 @@ def _peek(file: BinaryIO) -> tuple[int, bool, bytes | None]:
         return 0, False, None
     with open_stream(file) as stream:
         try:
-            block = stream.read(512)
+            entry = TarReader(stream).next()
+            first = b"" if entry is None else entry.name
         except InvalidLayer:
-            block = b""
+            first = b"/"
         packed = stream.compression is not Compression.NONE
     file.seek(place)
-    return place, packed, block
+    return place, packed, first
 
 
 def _unpacked(file: BinaryIO, scratch: str) -> BinaryIO:

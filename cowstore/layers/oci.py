@@ -63,7 +63,7 @@ def check_digest(digest: object, where: str) -> str:
         known = ", ".join(sorted(_DIGEST_HEX))
         raise InvalidImage(f"{where}: the digest {digest!r} is of an algorithm other than {known}", part=where)
     if len(encoded) != length or encoded.strip("0123456789abcdef"):
-        raise InvalidImage(f"{where}: {digest!r} is not {length} lower-case hexadecimal digits", part=where)
+        raise InvalidImage(f"{where}: {digest!r} is not a digest of {length} lower-case hexadecimal digits", part=where)
     return str(digest)
 
 
