@@ -207,12 +207,14 @@ def open_archive(file: BinaryIO, scratch: str) -> tuple[Archive | None, BinaryIO
     """Open a tar archive, packed or not, as the container of an image.
 
     :param file: a binary file object. :param scratch: directory for an unnamed copy, where one is needed.
-    :returns: the container, or None if the archive is a plain root file system; and the file to read that from.
+    :returns: the container, or None if the archive is a plain root file system; and the file to read that from, which
+        is the caller's to close.
     """
     place, packed, first = _peek(file)
     if first is not None and not _OF_AN_IMAGE(first):
         return None, file
-    if first is None or packed or place != 0:
+    copied = first is None or packed or place != 0
+    if copied:
         file = _unpacked(file, scratch)
     archive = Archive(os.fdopen(os.dup(file.fileno()), "rb"))
     try:
@@ -226,6 +228,8 @@ def open_archive(file: BinaryIO, scratch: str) -> tuple[Archive | None, BinaryIO
         archive.close()
         file.seek(0)
         return None, file
+    if copied:
+        file.close()
     return archive, file
 
 
