@@ -106,6 +106,9 @@ def _examined(core: Core, row: Row, *, present: bool, repair: bool) -> Iterator[
         return
     sealed = row.kind == Kind.COMMITTED
     for problem in driver.examine(row.id, row.parent, sealed):
+        now = core.catalog.by_id(row.id)
+        if now is None or now.state != "ready":
+            return  # what was seen is somebody removing or committing it meanwhile
         finding = Finding(kind=problem.kind, key=row.key, id=row.id, text=f"{row.key!r}: {problem.text}")
         if repair and problem.repair:
             finding = dataclasses.replace(finding, repaired=driver.repair(row.id, row.parent, sealed, problem.kind))
