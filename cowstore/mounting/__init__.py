@@ -272,7 +272,7 @@ def _builds_on_detached(step: Mount) -> bool:
 def _takes_single_layers() -> bool:
     """Try ``lowerdir+``.
 
-    Older kernels either do not know the option or, with the text of mount(2) behind them, swallow anything until the end.
+    Older kernels either do not know the option or, where mount(2) is behind it, swallow anything until the end.
     """
     with fsopen(b"overlay") as fs:
         try:

@@ -73,7 +73,6 @@ class Overlay(DirectoryDriver):
         directory_rename=False,
         adopts=True,
         volatile_mounts=True,
-        rootless=True,
         kernel_changes=True,
     )
 
