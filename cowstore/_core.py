@@ -7,7 +7,8 @@ from _thread import RLock  # threading itself takes half a millisecond to import
 from contextlib import ExitStack, contextmanager
 
 from cowstore import leases
-from cowstore.errors import Busy, CowstoreError, OutOfSpace, Unsupported
+from cowstore._rows import CREATING
+from cowstore.errors import Busy, CowstoreError, NotFound, OutOfSpace, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,10 +196,29 @@ class Core:
             return False
         return True
 
-    def seize(self, row: Row, verb: str) -> int:
-        """Take the exclusive lease of a row.
+    def seize(self, key: str, verb: str) -> tuple[Row, int]:
+        """Take the exclusive lease of *key*; returns its row, and the lock's descriptor.
 
-        :raises Busy: somebody holds a lease, or has it mounted by :func:`cowstore._leased.attach`.
+        While it is held the key goes on naming the same snapshot: who commits or removes it needs the lease too.
+
+        :raises NotFound: there is none. :raises Busy: somebody holds a lease, or has it mounted by
+            :func:`cowstore._leased.attach`.
+        """
+        while True:
+            row = self.catalog.find(key)
+            if row is None or row.state == CREATING:
+                raise NotFound(f"there is no snapshot {key!r} to {verb}; `cowstore ls` lists them", key=key)
+            fd = self.seize_row(row, verb)
+            now = self.catalog.find(key)
+            if now is not None and now.id == row.id:
+                return now, fd
+            # Committed or removed since it was looked up, and perhaps the key was used again.
+            leases.discard(self.leases_fd, row.id, fd)
+
+    def seize_row(self, row: Row, verb: str) -> int:
+        """Take the exclusive lease of a row; returns the lock's descriptor.
+
+        :raises Busy: as :meth:`seize`.
         """
         from cowstore._leased import busy, still_attached
 

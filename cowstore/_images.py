@@ -49,7 +49,8 @@ def import_image(core: Core, source: object, name: str, platform: str | None) ->
         file = stack.enter_context(opened(source))
         archive, plain = open_archive(file, core.root)
         if archive is None:
-            stack.callback(plain.close)
+            if plain is not file:
+                stack.callback(plain.close)
             return import_tar(core, plain, name)
         stack.enter_context(archive)
         return _install(core, read_image(archive, platform), name)

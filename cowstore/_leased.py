@@ -56,6 +56,7 @@ class Lease:
             now = core.catalog.find(key)
             if now is not None and (now.id, now.kind, now.state) == (row.id, row.kind, "ready"):
                 break
+            leases.discard(core.leases_fd, row.id, self._fds.pop(0))
             self._drop()
             if now is not None and now.state not in {"ready", "creating"}:
                 raise NotFound(
@@ -188,8 +189,10 @@ def attach(core: Core, key: str, target: str) -> None:
 
     with leased(core, key) as lease:
         core.catalog.attach(lease.id, target, namespace())
+        _faults.point("store.attach.recorded")
         try:
             mounting.attach(lease.mounts, target)
+            _faults.point("store.attach.attached")
         except BaseException:
             core.catalog.detach(target)
             raise
@@ -211,6 +214,7 @@ def detach(core: Core, target: str) -> str:
         lease.acquiring()
         if is_mounted(target):
             unmount(lease, target)
+        _faults.point("store.detach.detached")
         core.catalog.detach(target)
     return row.key
 

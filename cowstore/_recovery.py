@@ -126,7 +126,7 @@ def destroy(core: Core) -> None:
     rows = sorted(core.catalog.rows(), key=lambda row: row.id, reverse=True)
     taken: list[int] = []
     try:
-        taken.extend(core.seize(row, "destroy the store with") for row in rows)
+        taken.extend(core.seize_row(row, "destroy the store with") for row in rows)
         if not leases.upgrade(core.root_fd):
             raise Busy(
                 f"cannot destroy {core.root}: another process, or another part of this one, has the store open; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cowstore import _faults, leases
-from cowstore.errors import NotFound, OutOfSpace
+from cowstore.errors import OutOfSpace
 from cowstore.model import Kind
 
 TYPE_CHECKING = False
@@ -18,10 +18,7 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
     :param wait: return only when its space has been given back.
     """
     owner = core.own("remove")
-    row = core.catalog.find(key)
-    if row is None:
-        raise NotFound(f"there is no snapshot {key!r} to remove; `cowstore ls` lists them", key=key)
-    fd = core.seize(row, "remove")
+    row, fd = core.seize(key, "remove")
     try:
         try:
             row = core.catalog.begin_remove(key, owner=owner)
@@ -32,6 +29,7 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
             row = core.catalog.begin_remove(key, owner=owner)
         _faults.point("store.remove.recorded")
         remove_data(core, row)
+        _faults.point("store.remove.dropped")
         leases.forget(core.leases_fd, row.id, fd)
     finally:
         leases.drop(fd)

@@ -147,6 +147,13 @@ def forget(directory_fd: int, id: int, fd: int) -> None:
     drop(fd)
 
 
+def discard(directory_fd: int, id: int, fd: int) -> None:
+    """Give up a lock, and remove the file unless somebody else holds it: the snapshot is gone, or was never there."""
+    if upgrade(fd):
+        _unlink(directory_fd, str(id))
+    drop(fd)
+
+
 def _unlink(directory_fd: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=directory_fd)

@@ -74,7 +74,9 @@ class Store:
             if core.forked or core.closed:
                 return
             if core.token:
+                stack.callback(_faults.point, "store.close.removed")
                 stack.callback(self._remove_ephemeral)
+                stack.callback(_faults.point, "store.close.released")
             for held in kept.values():
                 for lease in held:
                     stack.callback(lease.close)
@@ -158,10 +160,11 @@ class Store:
         owner = self._core.own("commit")
         text = labels_to_text(check_labels(labels))
         with self._core.doing("commit", key), ExitStack() as stack:
-            row = self._core.catalog.get(key)
-            if row.kind != Kind.ACTIVE:
-                raise WrongKind(f"{key!r} cannot be committed: it is {row.kind}, not active", key=key, kind=row.kind)
-            stack.callback(leases.drop, self._core.seize(row, "commit"))
+            kind = self._core.catalog.get(key).kind
+            if kind != Kind.ACTIVE:
+                raise WrongKind(f"{key!r} cannot be committed: it is {kind}, not active", key=key, kind=kind)
+            row, fd = self._core.seize(key, "commit")
+            stack.callback(leases.drop, fd)
             row = self._core.catalog.begin_commit(key, name, labels=text, owner=owner)
             try:
                 _faults.point("store.commit.recorded")
@@ -170,7 +173,9 @@ class Store:
             except BaseException:
                 self._core.catalog.abort_commit(row)
                 raise
-            return self._core.catalog.finish_commit(row.id)
+            snapshot = self._core.catalog.finish_commit(row.id)
+            _faults.point("store.commit.published")
+            return snapshot
 
     def remove(self, key: str, *, wait: bool = False) -> None:
         """Remove a snapshot. One whose removal failed before can be removed again.
