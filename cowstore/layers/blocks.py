@@ -122,6 +122,11 @@ class Blocks:
             InvalidLayer: the stream ends before.
             OSError: as write(2).
         """
+        start = self._position
+        if start + size <= self._end:
+            done = os.write(fd, self._view[start : start + size])
+            self._position = start + done
+            size -= done
         while size:
             part = self.some(size)
             done = os.write(fd, part)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import os
 
 from cowstore.layers.decoders import DECODERS, Raw
 from cowstore.layers.limits import Limits, Malformed, invalid
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cowstore.layers.beside import Beside
     from cowstore.layers.decoders import File
 
 
@@ -54,14 +56,19 @@ class Stream:
     :ivar compression: how the bytes were packed.
     """
 
-    __slots__ = ("_chunks", "_ended", "_raw", "_rest", "_uncompressed", "compression", "size_bytes")
+    __slots__ = ("_beside", "_chunks", "_ended", "_raw", "_rest", "_uncompressed", "compression", "size_bytes")
 
-    def __init__(self, raw: Raw, compression: Compression, limits: Limits) -> None:
+    def __init__(self, raw: Raw, compression: Compression, limits: Limits, *, threaded: bool) -> None:
         self.compression = compression
         self.size_bytes = 0
         self._raw = raw
         self._uncompressed = raw.sha256 if compression is Compression.NONE else hashlib.sha256()
-        self._chunks = self._decode(limits)
+        self._chunks: Iterator[bytes] | None = self._decode(limits)
+        self._beside: Beside | None = None
+        if threaded:
+            from cowstore.layers.beside import Beside
+
+            self._chunks = self._beside = Beside(self._decode(limits))
         self._rest = memoryview(b"")
         self._ended = False
 
@@ -85,18 +92,29 @@ class Stream:
 
         Raises:
             InvalidLayer: what comes is truncated, damaged, or expands beyond the limit.
+            ValueError: it was closed, or has raised before.
             OSError: the file's own.
         """
-        if not self._rest:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                self._ended = True
-                return 0
-            self._rest = memoryview(chunk)
+        if not self._rest and not self._advance():
+            return 0
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
+
+    def _advance(self) -> bool:
+        """Fetch the next chunk; tell whether there is one."""
+        if self._chunks is None:
+            raise ValueError("reading from a layer that is closed or broken")
+        try:
+            self._rest = memoryview(next(self._chunks))
+        except StopIteration:
+            self._ended = True
+            return False
+        except BaseException:
+            self._chunks, self._rest = None, memoryview(b"")  # else the next attempt would look like the end
+            raise
+        return True
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to size bytes, or all that are left; b"" only at the end.
@@ -106,8 +124,10 @@ class Stream:
             OSError: the file's own.
         """
         if size < 0:
-            parts = [bytes(self._rest), *self._chunks]
-            self._rest, self._ended = memoryview(b""), True
+            parts = [bytes(self._rest)]
+            while self._advance():
+                parts.append(bytes(self._rest))
+            self._rest = memoryview(b"")
             return b"".join(parts)
         buffer = bytearray(size)
         return bytes(buffer[: self.readinto(memoryview(buffer))]) if size else b""
@@ -143,6 +163,9 @@ class Stream:
 
     def close(self) -> None:
         """Stop; nothing can be read any more."""
+        self._chunks, self._rest = None, memoryview(b"")
+        if self._beside is not None:
+            self._beside.close()
 
     def __enter__(self) -> Self:
         return self
@@ -153,17 +176,26 @@ class Stream:
         self.close()
 
 
-def open_stream(file: File, *, limits: Limits = Limits()) -> Stream:  # noqa: B008  (a frozen value)
+def open_stream(
+    file: File,
+    *,
+    limits: Limits = Limits(),  # noqa: B008  (a frozen value)
+    threaded: bool | None = None,
+) -> Stream:
     """Tell how a layer is packed, and unpack it as it is read.
 
     Args:
         file: a binary file object, read from where it stands to its end; it need not be seekable.
         limits: bounds the expansion.
+        threaded: read, decompress and hash in a thread of its own; None: where there is a second processor. The file
+            is used in that thread until the stream is closed.
 
     Raises:
         InvalidLayer: it is packed in a way that layers are not.
         OSError: the file's own.
     """
+    if threaded is None:
+        threaded = len(os.sched_getaffinity(0)) > 1
     raw = Raw(file)
     head = raw.peek(_MAGIC_BYTES)
     for magic, name in _REFUSED.items():
@@ -171,5 +203,5 @@ def open_stream(file: File, *, limits: Limits = Limits()) -> Stream:  # noqa: B0
             raise invalid(f"it is packed with {name}; gzip, zstd, bzip2, xz and none can be read")
     for compression, magics in _MAGIC.items():
         if head.startswith(magics):
-            return Stream(raw, compression, limits)
-    return Stream(raw, Compression.NONE, limits)
+            return Stream(raw, compression, limits, threaded=threaded)
+    return Stream(raw, Compression.NONE, limits, threaded=threaded)

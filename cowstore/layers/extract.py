@@ -141,9 +141,10 @@ class _Extractor:
 
     def run(self) -> Extracted:
         """Unpack everything, then finish what had to wait."""
-        for entry in self._reader:
+        following, unpack = self._reader.next, self._one
+        while (entry := following()) is not None:
             try:
-                self._one(entry)
+                unpack(entry)
             except Malformed as error:
                 raise invalid(str(error), entry.name, entry.offset) from error.__cause__
             except OSError as error:

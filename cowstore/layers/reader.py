@@ -111,9 +111,20 @@ class TarReader:
             pending = self._about_next(entry, pending or _Pending(offset))
         if pending is not None or self._global:
             self._overrule(entry, pending or _Pending(offset))
+            self._check(entry)
+        elif not entry.plain or len(entry.name) > self._limits.name_bytes:
+            self._check(entry)
         if entry.flag == _OLD_SPARSE:
             sparse.old(entry, blocks)
-        self._check(entry)
+        if entry.name[-1:] == b"/" and entry.kind is Kind.FILE:
+            # Archives older than the type flag, and writers that kept the habit.
+            if entry.size:
+                raise Malformed("a directory's name, but the content of a file")
+            entry.kind = Kind.DIRECTORY
+        self._total += entry.stored
+        if self._total > self._limits.total_bytes:
+            limit = self._limits.total_bytes
+            raise Malformed(f"the content up to here is {self._total} bytes, where {limit} are allowed")
         return entry
 
     def copy_to(self, fd: int, size: int) -> None:
@@ -186,7 +197,7 @@ class TarReader:
             sparse.in_content(entry, found, self._blocks, self._limits.header_bytes)
 
     def _check(self, entry: Entry) -> None:
-        """Hold an entry against the limits, and mend what old writers did."""
+        """Look at what a plain header has no room to get wrong."""
         name, limit = entry.name, self._limits.name_bytes
         if len(name) > limit or len(entry.link) > limit:
             self._blocks.name = name[:80]
@@ -197,16 +208,6 @@ class TarReader:
             raise Malformed(f"its owner is {entry.uid}:{entry.gid}, which Linux cannot have")
         if not -_TIME_MAX_NS < entry.mtime_ns < _TIME_MAX_NS:
             raise Malformed("its mtime is beyond the kernel's clock")
-        if name[-1:] == b"/" and entry.kind is Kind.FILE:
-            # Archives older than the type flag, and writers that kept the habit.
-            if entry.size:
-                raise Malformed("a directory's name, but the content of a file")
-            entry.kind = Kind.DIRECTORY
-        self._total += entry.stored
-        if self._total > self._limits.total_bytes:
-            raise Malformed(
-                f"the content up to here is {self._total} bytes, where {self._limits.total_bytes} are allowed"
-            )
 
     def _end(self, block: bytes | None, pending: _Pending | None) -> None:
         """Read what follows the last entry: nothing, or zeros only."""

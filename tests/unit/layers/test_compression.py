@@ -253,3 +253,24 @@ def test_non_blocking_file() -> None:
 
     with pytest.raises(BlockingIOError):
         open_stream(Empty())
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_no_digest_after_an_error_or_a_close(threaded: bool) -> None:
+    with open_stream(io.BytesIO(gzip.compress(CONTENT)[:-3]), threaded=threaded) as stream:
+        with pytest.raises(InvalidLayer):
+            stream.read()
+        with pytest.raises(ValueError, match="broken"):
+            stream.read(5)
+        with pytest.raises(ValueError, match="end"):
+            _ = stream.digest
+    packed = gzip.compress(CONTENT)
+    stream = open_stream(io.BytesIO(packed), threaded=threaded)
+    stream.read(5)
+    stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        stream.read()
+    with open_stream(io.BytesIO(packed), threaded=threaded) as stream:
+        stream.read()
+        assert stream.read(5) == b""
+    assert stream.digest == sha256(packed)
