@@ -17,6 +17,8 @@ All that stands behind PROGRAM is its own. Without one, what the image of --base
 The root:
   --base KEY|TAR|DIR   a committed snapshot of the store, an archive, or a directory
   --with-mounts        without --base: show the other mounts of this machine too, read-only
+  --bind SRC:DST[:ro]  show a directory or file of this machine inside
+  --tmpfs PATH[:SIZE]  an empty directory in memory
   --read-only          nothing can be written to the root
 Afterwards:
   --changes            list what the program changed: A, M or D and the path
@@ -31,6 +33,8 @@ The program:
   --as-pid-1           make the program itself process 1; else a reaper of ours is, and it its child
   --cap-add NAME       keep one more capability; --cap-drop NAME keeps one less
   --seccomp none|FILE  no filter of system calls, or that of a profile (JSON); else a default one
+  --memory SIZE, --cpus N, --pids N   bounds for all its processes together; where this machine cannot
+                       enforce one that is an error, with --limits best-effort a warning
   --timeout SECONDS    end the program when its time is over, with status 124
 The store:
   --store DIR          default: /var/lib/cowstore, for an ordinary user $XDG_DATA_HOME/cowstore
@@ -56,6 +60,7 @@ class Options:
         self.as_pid_1 = False
         self.base: str | None = None
         self.changes = False
+        self.bind: list[str] = []
         self.cap_add: list[str] = []
         self.cap_drop: list[str] = []
         self.commit: str | None = None
@@ -63,13 +68,18 @@ class Options:
         self.env: dict[str, str] = {}
         self.help = False
         self.hostname: str | None = None
+        self.cpus: float | None = None
         self.keep: str | None = None
+        self.limits = ""
+        self.memory: int | None = None
         self.network = "none"
         self.option: dict[str, object] = {}
+        self.pids: int | None = None
         self.print_plan = False
         self.read_only = False
         self.seccomp = "default"
         self.store: str | None = None
+        self.tmpfs: list[str] = []
         self.timeout: float | None = None
         self.user: str | None = None
         self.version = False
@@ -107,8 +117,29 @@ def _seconds(options: Options, name: str, value: str) -> None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e9:
-        raise UsageError(f"--{name} takes a number of seconds above 0, not {value!r}")
+        raise UsageError(f"--{name} takes a number{' of seconds' * (name == 'timeout')} above 0, not {value!r}")
     setattr(options, name, seconds)
+
+
+def _size(options: Options, name: str, value: str) -> None:
+    from cowstore.drivers._options import size
+
+    try:
+        setattr(options, name, size(value))
+    except ValueError:
+        raise UsageError(f"--{name} takes a number of bytes, perhaps with K, M or G, not {value!r}") from None
+
+
+def _count(options: Options, name: str, value: str) -> None:
+    if not value.isascii() or not value.isdigit():
+        raise UsageError(f"--{name} takes a whole number, not {value!r}")
+    setattr(options, name, int(value))
+
+
+def _limits(options: Options, name: str, value: str) -> None:
+    if value != "best-effort":
+        raise UsageError(f"--{name} takes best-effort, not {value!r}")
+    options.limits = value
 
 
 def _network(options: Options, name: str, value: str) -> None:
@@ -119,18 +150,24 @@ def _network(options: Options, name: str, value: str) -> None:
 
 _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "base": _text,
+    "bind": _more,
     "cap-add": _more,
     "cap-drop": _more,
     "commit": _text,
+    "cpus": _seconds,
     "driver": _text,
     "env": _pair,
     "hostname": _text,
     "keep": _text,
+    "limits": _limits,
+    "memory": _size,
     "network": _network,
     "option": _pair,
+    "pids": _count,
     "seccomp": _text,
     "store": _text,
     "timeout": _seconds,
+    "tmpfs": _more,
     "user": _text,
     "workdir": _text,
 }

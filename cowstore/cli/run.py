@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cowstore.cli._run_options import Options
     from cowstore.runtime.binds import Bind
     from cowstore.runtime.launcher import Outcome
+    from cowstore.runtime.limits import Limits
     from cowstore.runtime.spec import Spec
     from cowstore.store import Store
 
@@ -118,6 +119,8 @@ def _run(options: Options) -> int:
             outcome = _launch(spec, lease, options)
         for text in outcome.warnings:
             _complain(text)
+        if outcome.out_of_memory:
+            _complain(f"out of memory: the kernel ended a process of it at the limit of {options.memory} bytes")
         if outcome.failure is not None:
             return _complain(outcome.failure, outcome.exit_status)
         _afterwards(store, key, options)
@@ -187,11 +190,22 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         network=compose.network(options.network),
         read_only=lease.read_only,
         hidden=compose.hidden(mounts, store.root),
-        binds=_binds(options),
+        binds=(*_binds(options), *map(compose.bind, options.bind)),
+        tmpfs=compose.tmpfs(options.tmpfs),
         as_pid_1=options.as_pid_1,
+        limits=_limits(options),
         capabilities=caps,
         seccomp=compose.seccomp(options.seccomp, caps),
     )
+
+
+def _limits(options: Options) -> Limits | None:
+    if options.memory is None and options.cpus is None and options.pids is None:
+        return None
+    from cowstore.runtime.limits import Limits
+
+    best_effort = options.limits == "best-effort"
+    return Limits(memory_bytes=options.memory, cpus=options.cpus, pids=options.pids, best_effort=best_effort).check()
 
 
 def _here() -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cowstore._leased import Lease
     from cowstore.runtime.binds import Bind
+    from cowstore.runtime.limits import Limits
     from cowstore.store import Store
 
 __all__ = ["run"]
@@ -45,11 +46,13 @@ def run(
     hostname: str | None = None,
     network: str = "none",
     read_only: bool = False,
-    binds: Iterable[Bind] = (),
+    binds: Iterable[Bind | str] = (),
+    tmpfs: Iterable[str] = (),
     as_pid_1: bool = False,
     cap_add: Iterable[str] = (),
     cap_drop: Iterable[str] = (),
     seccomp: str = "default",
+    limits: Limits | None = None,
     timeout_s: float | None = None,
     capture: bool = False,
     stdin: bytes | int | IO[bytes] | None = None,
@@ -68,10 +71,13 @@ def run(
     :param hostname: name of the machine as the program sees it; this machine's by default.
     :param network: ``"none"`` for a loopback interface and nothing else, ``"host"`` for this machine's network.
     :param read_only: nothing can be written to the root.
-    :param binds: directories and files of this machine to show inside.
+    :param binds: directories and files of this machine to show inside: :class:`~cowstore.runtime.binds.Bind` values,
+        or ``"SOURCE:TARGET[:ro]"``.
+    :param tmpfs: places of empty file systems in memory: ``"PATH[:SIZE]"``.
     :param as_pid_1: the program is process 1 itself; by default a reaper of ours is.
     :param cap_add: capabilities a program of root keeps beside the default ones. :param cap_drop: those it does not.
     :param seccomp: filter of system calls: ``"default"``, ``"none"``, or the path of a profile.
+    :param limits: bounds for all its processes together (:class:`~cowstore.runtime.limits.Limits`).
     :param timeout_s: seconds after which it is ended: SIGTERM, two seconds later SIGKILL.
     :param capture: collect standard output and error instead of passing them on.
     :param stdin: bytes to feed it, or a file or descriptor it shall read from; by default this process's own.
@@ -95,8 +101,10 @@ def run(
             network=compose.network(network),
             read_only=read_only or lease.read_only,
             hidden=compose.hidden(lease.mounts, store.root),
-            binds=tuple(binds),
+            binds=tuple(compose.bind(each) if isinstance(each, str) else each for each in binds),
+            tmpfs=compose.tmpfs(tmpfs),
             as_pid_1=as_pid_1,
+            limits=limits.check() if limits is not None and limits.any else None,
             capabilities=caps,
             seccomp=compose.seccomp(seccomp, caps),
         )
@@ -202,7 +210,12 @@ def _result(answer: bytes, key: str, out: bytes | None, err: bytes | None) -> Re
         raise CowstoreError(
             f"the launcher of the container on {key!r} was killed or failed; its remarks are on standard error"
         )
-    wait_status, failure_status, failure, timed_out, warnings = marshal.loads(answer)  # noqa: S302  # from our child
+    said = marshal.loads(answer)  # noqa: S302  # from our child
+    wait_status, failure_status, failure = (
+        said.pop("wait_status", None),
+        said.pop("failure_status", LAUNCHER_FAILED),
+        said.pop("failure"),
+    )
     if wait_status is None and failure_status == LAUNCHER_FAILED:
         raise CowstoreError(f"cannot run on {key!r}: {failure}")
     signal = os.WTERMSIG(wait_status) if wait_status is not None and os.WIFSIGNALED(wait_status) else None
@@ -217,6 +230,5 @@ def _result(answer: bytes, key: str, out: bytes | None, err: bytes | None) -> Re
         err=err,
         key=key,
         failure=failure,
-        timed_out=timed_out,
-        warnings=tuple(warnings),
+        **(said | {"warnings": tuple(said["warnings"])}),
     )

@@ -20,6 +20,7 @@ def main() -> None:
     request, result, *keep = map(int, sys.argv[1:])
     # The package this file is part of, whether installed or not; behind the standard library.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from cowstore.errors import CowstoreError
     from cowstore.runtime.launcher import Container
     from cowstore.runtime.transport import unpack
 
@@ -36,7 +37,9 @@ def main() -> None:
     except OSError as error:
         from cowstore.runtime.init import explain
 
-        answer = (None, 125, f"cannot start a container: {explain(error)}", False, ())
+        answer = {"failure": f"cannot start a container: {explain(error)}"}
+    except CowstoreError as error:
+        answer = {"failure": str(error)}
     import marshal
 
     try:

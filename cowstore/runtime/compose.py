@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cowstore.model import Mount
+    from cowstore.runtime.binds import Bind
 
 NETWORKS = ("none", "host")
 
@@ -159,3 +160,39 @@ def user(name: str | None, image: str = "") -> str:
     if not who or (colon and not group) or "\0" in name or ":" in group:
         raise InvalidArgument(f"{name!r} is no user: give NAME or NUMBER, perhaps with :GROUP", argument="user")
     return name
+
+
+def bind(text: str) -> Bind:
+    """Read ``SOURCE:TARGET[:ro]``; a source that is relative is so to the working directory.
+
+    :raises InvalidArgument: it is of another form.
+    """
+    from cowstore.runtime.binds import Bind
+
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source or not target.startswith("/") or mode not in {"", "ro", "rw"} or "\0" in text:
+        raise InvalidArgument(
+            f"{text!r} is no bind: give SOURCE:TARGET or SOURCE:TARGET:ro, TARGET absolute", argument="bind"
+        )
+    return Bind(source=os.path.abspath(source), target=target, read_only=mode == "ro")
+
+
+def tmpfs(places: Iterable[str]) -> tuple[tuple[str, int | None], ...]:
+    """Read each ``PATH[:SIZE]``, the size as ``64M``; half of this machine's memory where none is given.
+
+    :raises InvalidArgument: one is of another form.
+    """
+    from cowstore.drivers._options import size
+
+    made: list[tuple[str, int | None]] = []
+    for text in places:
+        path, colon, limit = text.partition(":")
+        try:
+            size_bytes = size(limit) if colon else None
+        except ValueError:
+            size_bytes = 0
+        if not path.startswith("/") or "\0" in path or size_bytes == 0:
+            raise InvalidArgument(f"{text!r} is no tmpfs: give PATH or PATH:SIZE, PATH absolute", argument="tmpfs")
+        made.append((path, size_bytes))
+    return tuple(made)

@@ -14,7 +14,6 @@ import sys
 
 from cowstore._linux import prctl
 from cowstore.runtime import messages
-from cowstore.runtime.inside import Inside
 from cowstore.runtime.operations import Stage
 from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
+    from cowstore.runtime.inside import Inside
     from cowstore.runtime.operations import Operation
 
 TO_GROUP = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
@@ -35,7 +35,7 @@ FORWARDED = TO_GROUP | TO_PROGRAM | TO_ALL
 
 
 def process_1(
-    operations: tuple[Operation, ...], *, status: int, control: int, keep: Iterable[int], as_pid_1: bool
+    operations: tuple[Operation, ...], inside: Inside, *, status: int, control: int, keep: Iterable[int], as_pid_1: bool
 ) -> NoReturn:
     """Be process 1 of a new container; never returns.
 
@@ -46,9 +46,8 @@ def process_1(
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         prctl.set_pdeathsig(signal.SIGKILL)
-        _close_all_but({0, 1, 2, status, control, *keep})
+        _close_all_but({0, 1, 2, status, control, *keep, *inside.entrances})
         _leave_if_alone(control)
-        inside = Inside()
         if _set_up(operations, inside, status):
             if as_pid_1:
                 _become(operations, inside, status)

@@ -17,6 +17,7 @@ from cowstore._linux.files import Resolve, openat2
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore._linux._call import Fd
+    from cowstore.runtime.cgroups import Groups
 
 _MAX_LINKS = 40
 _BELOW = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
@@ -29,6 +30,8 @@ class Inside:
     :ivar tree: further descriptors that one step leaves to another.
     :ivar entered: the root is the root of this process.
     :ivar chrooted: it is so by chroot(2) only, and the program must not be able to leave it.
+    :ivar groups: the container's control groups, in the launcher. :ivar entrances: descriptors through which a process
+        joins them. :ivar oom_score: what to give the program back of it.
     :ivar home: directory of the user that the program runs as.
     :ivar warnings: lines for the launcher to show.
     """
@@ -40,6 +43,9 @@ class Inside:
         self.chrooted = False
         self.warnings: list[str] = []
         self.home = "/root"
+        self.groups: Groups | None = None
+        self.entrances: list[int] = []
+        self.oom_score = b""
 
     @property
     def root(self) -> int:

@@ -16,6 +16,8 @@ from cowstore._linux.namespaces import CloneFlag, clone3, pidfd_send_signal
 from cowstore._linux.signals import read_signals, signalfd
 from cowstore.runtime import messages
 from cowstore.runtime.init import FORWARDED, process_1
+from cowstore.runtime.inside import Inside
+from cowstore.runtime.operations import Stage
 from cowstore.runtime.plan import namespaces, plan
 from cowstore.runtime.program import LAUNCHER_FAILED
 
@@ -35,9 +37,21 @@ class Outcome:
     :ivar wait_status: of the program, as waitpid(2) has it; None if there was none.
     :ivar failure: why there was none. :ivar failure_status: what to exit with then.
     :ivar timed_out: it was ended because its time was over. :ivar warnings: lines to show.
+    :ivar out_of_memory: the kernel ended a process of it for want of memory.
+    :ivar peak_memory_bytes: the most memory it had at once; without a limit, that of its largest process.
+    :ivar cpu_seconds: time that processors spent on it.
     """
 
-    __slots__ = ("failure", "failure_status", "timed_out", "wait_status", "warnings")
+    __slots__ = (
+        "cpu_seconds",
+        "failure",
+        "failure_status",
+        "out_of_memory",
+        "peak_memory_bytes",
+        "timed_out",
+        "wait_status",
+        "warnings",
+    )
 
     def __init__(self) -> None:
         self.wait_status: int | None = None
@@ -45,6 +59,9 @@ class Outcome:
         self.failure_status = LAUNCHER_FAILED
         self.timed_out = False
         self.warnings: list[str] = []
+        self.out_of_memory = False
+        self.peak_memory_bytes = 0
+        self.cpu_seconds = 0.0
 
     @property
     def exit_status(self) -> int:
@@ -54,9 +71,10 @@ class Outcome:
         code = os.waitstatus_to_exitcode(self.wait_status)
         return code if code >= 0 else 128 - code
 
-    def summary(self) -> tuple[int | None, int, str | None, bool, tuple[str, ...]]:
-        """Return all of it as one plain tuple, for another process."""
-        return (self.wait_status, self.failure_status, self.failure, self.timed_out, tuple(self.warnings))
+    def summary(self) -> dict[str, object]:
+        """Return all of it as plain values, for another process."""
+        made: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return made
 
 
 class Container:
@@ -74,6 +92,11 @@ class Container:
         self.as_pid_1 = spec.as_pid_1
         self._stop_signal = spec.stop_signal
         operations = plan(spec)
+        inside = Inside()
+        for step in operations:
+            if step.stage is Stage.LAUNCHER:
+                step.execute(inside)
+        self._groups = inside.groups
         status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         control_inside, control = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -82,6 +105,7 @@ class Container:
             if pid == 0:
                 process_1(
                     operations,
+                    inside,
                     status=status_inside.fileno(),
                     control=control_inside.fileno(),
                     keep=keep,
@@ -89,7 +113,12 @@ class Container:
                 )
         except BaseException:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            if self._groups is not None:
+                self._groups.remove()
             raise
+        finally:
+            for fd in inside.entrances:
+                os.close(fd)
         assert pidfd is not None, "asked for by CloneFlag.PIDFD"
         status_inside.close()
         control_inside.close()
@@ -208,12 +237,18 @@ class Container:
             pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        _, wait_status = os.waitpid(self.pid, 0)
+        _, wait_status, used = os.wait4(self.pid, 0)
         self._ended = True
+        outcome.cpu_seconds = used.ru_utime + used.ru_stime
+        outcome.peak_memory_bytes = used.ru_maxrss * 1024
         while content := os.read(self._status.fileno(), 65536):
             for message in reader.feed(content):
                 self._take(message)
         self.close()
+        if self._groups is not None:
+            outcome.out_of_memory = self._groups.out_of_memory()
+            outcome.peak_memory_bytes = self._groups.peak_memory() or outcome.peak_memory_bytes
+            self._groups.remove()
         if outcome.wait_status is None and outcome.failure is None:
             if self.running or os.WIFSIGNALED(wait_status):
                 outcome.wait_status = wait_status

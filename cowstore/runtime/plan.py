@@ -14,13 +14,27 @@ if TYPE_CHECKING:
 
 def namespaces(spec: Spec) -> CloneFlag:
     """Tell which namespaces process 1 is born in."""
-    flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC | CloneFlag.NEWCGROUP
+    flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC
+    if spec.limits is None:
+        # With limits it comes later, when process 1 is in the group that shall be the topmost it sees.
+        flags |= CloneFlag.NEWCGROUP
     return flags if spec.network == "host" else flags | CloneFlag.NEWNET
 
 
 def plan(spec: Spec) -> tuple[Operation, ...]:
     """Return the steps that carry out *spec*, in order. Nothing is done."""
-    return (*_root(spec), *_system(spec), *_program(spec))
+    return (*_limits(spec), *_root(spec), *_system(spec), *_program(spec))
+
+
+def _limits(spec: Spec) -> list[Operation]:
+    if spec.limits is None:
+        return []
+    from cowstore.runtime import cgroups
+
+    return [
+        operation(Stage.LAUNCHER, cgroups.make_groups, limits=spec.limits),
+        operation(Stage.INIT, cgroups.join_groups, spared=spec.limits.memory_bytes is not None and not spec.as_pid_1),
+    ]
 
 
 def _root(spec: Spec) -> list[Operation]:
@@ -33,6 +47,8 @@ def _root(spec: Spec) -> list[Operation]:
         operation(Stage.INIT, root.mount_sys),
         operation(Stage.INIT, devices.mount_dev),
     ]
+    if spec.tmpfs:
+        steps.append(operation(Stage.INIT, root.mount_tmpfs, places=spec.tmpfs))
     if spec.binds:
         steps.append(operation(Stage.INIT, root.bind, binds=spec.binds))
     if spec.masks:
@@ -56,8 +72,12 @@ def _system(spec: Spec) -> list[Operation]:
 
 
 def _program(spec: Spec) -> list[Operation]:
-    steps = [
-        operation(Stage.PROGRAM, program.own_session),
+    steps = [operation(Stage.PROGRAM, program.own_session)]
+    if spec.limits is not None:
+        from cowstore.runtime import cgroups
+
+        steps.append(operation(Stage.PROGRAM, cgroups.spare_no_longer))
+    steps += [
         operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
     ]
     filtering = [operation(Stage.PROGRAM, privileges.filter_calls, program=spec.seccomp)] if spec.seccomp else []

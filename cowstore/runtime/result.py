@@ -17,6 +17,9 @@ class Result:
     :ivar failure: why there was no program (status 126 and 127), or None.
     :ivar timed_out: its time was over.
     :ivar warnings: what the launcher had to remark.
+    :ivar out_of_memory: the kernel ended a process of it for want of memory.
+    :ivar peak_memory_bytes: the most memory it had at once; without a limit, that of its largest process.
+    :ivar cpu_seconds: time that processors spent on it.
     """
 
     status: int
@@ -27,3 +30,6 @@ class Result:
     failure: str | None = None
     timed_out: bool = False
     warnings: tuple[str, ...] = ()
+    out_of_memory: bool = False
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0

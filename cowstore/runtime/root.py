@@ -138,6 +138,17 @@ def bind(inside: Inside, *, binds: tuple[Bind, ...]) -> None:
                 attach(tree, place)
 
 
+def mount_tmpfs(inside: Inside, *, places: tuple[tuple[str, int | None], ...]) -> None:
+    """Mount empty file systems in memory."""
+    for path, size_bytes in places:
+        options = [("mode", "1777")]
+        if size_bytes is not None:
+            options.append(("size", str(size_bytes)))
+        attrs = MountAttr.NOSUID | MountAttr.NODEV
+        with inside.place(path, directory=True) as place, make_file_system("tmpfs", tuple(options), attrs) as made:
+            attach(made, place)
+
+
 def pivot(inside: Inside) -> None:
     """Make the snapshot the root, and let go of this machine's own tree."""
     os.fchdir(inside.root)

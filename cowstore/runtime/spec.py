@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
+    from cowstore.runtime.limits import Limits
 
 DEFAULT_CAPS = 0x800405FB
 """Mask of what a program of root keeps: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
@@ -32,8 +33,10 @@ class Spec:
     :ivar read_only: nothing can be written to the root itself.
     :ivar hidden: absolute paths in the root that are covered by an empty directory, where they are there.
     :ivar binds: directories and files of this machine that show inside.
+    :ivar tmpfs: places for empty file systems in memory, each with the most bytes it may hold.
     :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
     :ivar stop_signal: what asks the program to end when its time is over.
+    :ivar limits: bounds for all its processes together.
     :ivar user: whom the program runs as: a name or number of the root's own, perhaps with ``:`` and a group.
     :ivar capabilities: mask of the capabilities that a program of root keeps.
     :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
@@ -51,8 +54,10 @@ class Spec:
     read_only: bool = False
     hidden: tuple[str, ...] = ()
     binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[tuple[str, int | None], ...] = ()
     as_pid_1: bool = False
     stop_signal: int = 15
+    limits: Limits | None = None
     user: str = "0:0"
     capabilities: int = DEFAULT_CAPS
     new_privileges: bool = False

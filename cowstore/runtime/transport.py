@@ -10,13 +10,14 @@ from dataclasses import fields, is_dataclass
 
 from cowstore.model import Mount, MountFlag
 from cowstore.runtime.binds import Bind
+from cowstore.runtime.limits import Limits
 from cowstore.runtime.spec import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VALUES = {cls.__name__: cls for cls in (Spec, Mount, Bind)}
+_VALUES = {cls.__name__: cls for cls in (Spec, Mount, Bind, Limits)}
 
 
 def pack(spec: Spec, **more: object) -> bytes:

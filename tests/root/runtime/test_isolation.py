@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import cowstore
-from cowstore.errors import CowstoreError
+from cowstore.errors import CowstoreError, InvalidArgument
 from cowstore.runtime.binds import Bind
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def test_nothing_is_mounted_outside(store: cowstore.Store) -> None:
     script = f"""
 import subprocess, cowstore
 subprocess.run(["mount", "--make-rshared", "/"], check=True)
-def count(): return len(open("/proc/self/mountinfo").readlines())
+def mounts(): return set(open("/proc/self/mountinfo"))
 with cowstore.open({store.root!r}) as store:
-    before = count()
+    before = mounts()
     for number in range(20):
         cwd = "/" if number % 2 else "/no/such/directory"
         try: cowstore.run(store, parent="host", argv=["true"], cwd=cwd)
         except cowstore.CowstoreError: pass
-    print(count() - before)
+    print(len(mounts() - before))
 """
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False
@@ -249,3 +249,21 @@ def test_system_calls_are_filtered(store: cowstore.Store) -> None:
     done = cowstore.run(store, parent="host", argv=["python3", "-c", script], capture=True)
     assert done.err is not None
     assert b"Operation not permitted" in done.err
+
+
+def test_binds_and_tmpfs(store: cowstore.Store, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "in").write_text("in\n")
+    script = "cat /data/in; echo out > /data/out; echo x > /scratch/x; stat -f -c %S.%b /scratch; stat -c %a /scratch"
+    out = sh(store, script, binds=[f"{shared}:/data"], tmpfs=["/scratch:1M"])
+    assert out.split() == ["in", "4096.256", "1777"]
+    assert (shared / "out").read_text() == "out\n"
+    script = "echo x > /data/no 2>/dev/null || echo refused"
+    assert sh(store, script, binds=[f"{shared}:/data:ro"]) == "refused\n"
+    for wrong in ("x", "x:y", ":/x", "/x:/y:z"):
+        with pytest.raises(InvalidArgument):
+            cowstore.run(store, parent="host", argv=["true"], binds=[wrong])
+    for wrong in ("x", "/x:0", "/x:much"):
+        with pytest.raises(InvalidArgument):
+            cowstore.run(store, parent="host", argv=["true"], tmpfs=[wrong])
