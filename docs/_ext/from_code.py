@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +33,16 @@ CAPABILITIES = {
     "kernel_changes": "`changes` asks the kernel instead of comparing two trees",
 }
 """Each capability in words, in the order of the table. A test compares it with the data class."""
+
+
+MECHANISMS = {
+    "overlay": "one directory to write, over those of its ancestors",
+    "btrfs": "subvolumes and their snapshots, on a Btrfs or in a loop file",
+    "devicemapper": "thin pool: each snapshot a block device of its own",
+    "aufs": "branches and whiteouts, where a kernel has it",
+    "copy": "a copied tree, by reflink where the file system can",
+}
+"""What each built-in driver stands on, in a few words."""
 
 
 def drivers() -> Iterator[type[Driver]]:
@@ -63,7 +72,7 @@ def driver_summary() -> str:
     rows = [
         (
             _page(driver, "docs/drivers/"),
-            mechanism(driver),
+            MECHANISMS[driver.name],
             _cell(driver.capabilities.max_depth),
             _cell(driver.capabilities.rootless),
             _cell(driver.capabilities.size_limits),
@@ -80,12 +89,6 @@ def capability_table() -> str:
         (text, *(_cell(getattr(driver.capabilities, name)) for driver in found)) for name, text in CAPABILITIES.items()
     ]
     return _table(("", *(_page(driver) for driver in found)), rows)
-
-
-def mechanism(driver: type[Driver]) -> str:
-    """Return what a driver stands on: the first sentence of its class."""
-    first = (inspect.getdoc(driver) or "").split("\n\n")[0].replace("\n", " ")
-    return first.partition(". ")[0].rstrip(".")
 
 
 def _page(driver: type[Driver], directory: str = "") -> str:
