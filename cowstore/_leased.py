@@ -153,13 +153,16 @@ def unmount(lease: Lease, point: str) -> None:
     """Take down the tree of *lease* at *point*."""
     from cowstore import mounting
 
-    if not lease.read_only:
-        fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            lease.before_unmount(fd)
-        finally:
-            os.close(fd)
-    mounting.detach(point)
+    try:
+        if not lease.read_only:
+            fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                lease.before_unmount(fd)
+            finally:
+                os.close(fd)
+    finally:
+        # A driver that says what was lost (a full pool took no more) must not keep the tree mounted.
+        mounting.detach(point)
 
 
 def _mount_point(core: Core, lease: Lease) -> str:
