@@ -123,5 +123,5 @@ def given_back(ground: Ground) -> None:
             _data(f"{root}/file", 16)
         ground.store.remove("active", wait=True)
     found = [os.path.join(path, name) for path, _, files in os.walk(ground.root) for name in files]
-    left = [path for path in found if os.path.getsize(path) == 16 * MIB]
+    left = [path for path in found if os.lstat(path).st_size == 16 * MIB]
     equal(left, [], "files of removed snapshots")
