@@ -61,7 +61,7 @@ def _convert(value: object, wanted: object) -> object:
     raise TypeError(f"cannot read a value of type {wanted}")
 
 
-def _convert_one(value: object, wanted: type) -> object:
+def _convert_one(value: object, wanted: type[typing.Any]) -> object:
     if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
     if not isinstance(value, str):
