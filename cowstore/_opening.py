@@ -272,7 +272,7 @@ def _choose(root: str, driver: str | None, options: Mapping[str, object]) -> typ
             continue
         try:
             with _scratch(root) as scratch:
-                candidate.probe(scratch, parsed)
+                _probe(candidate, scratch, root, parsed)
         except DriverUnavailable as error:
             if driver is not None:
                 raise
@@ -284,6 +284,18 @@ def _choose(root: str, driver: str | None, options: Mapping[str, object]) -> typ
     raise DriverUnavailable(
         f"no driver works in {root}: " + "; ".join(refused or ["no driver takes these options"]), missing=refused
     )
+
+
+def _probe(driver: type[Driver], scratch: str, root: str, options: object) -> None:
+    """Try a driver; a refusal names the store, not the directory it was tried in."""
+    try:
+        driver.probe(scratch, options)
+    except DriverUnavailable as error:
+        raise DriverUnavailable(
+            str(error).replace(scratch, root),
+            driver=error.driver,
+            missing=[text.replace(scratch, root) for text in error.missing],
+        ) from error.__cause__
 
 
 @contextmanager

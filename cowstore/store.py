@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from cowstore._core import Core
     from cowstore._leased import Lease
-    from cowstore._rows import Row
     from cowstore.model import Capabilities, Mount, Snapshot
     from cowstore.results import Change, Finding, LayerInfo, Status, Usage
 
@@ -241,22 +240,26 @@ class Store:
         row = self._core.catalog.get(check_key(key))
         if row.kind == Kind.VIEW:
             return Usage(size_bytes=0, inodes=0)
-        with self._core.doing("measure", key), self.leased(key):
-            return self._core.driver.usage(row.id)
+        # The key may have become another snapshot's meanwhile: what is held is what is measured.
+        with self._core.doing("measure", key), self.leased(key) as lease:
+            return self._core.driver.usage(lease.id)
 
     def changes(self, key: str, base: str | None = None) -> Iterator[Change]:
         """Iterate over what differs in *key* from *base* (by default its parent), sorted by path."""
-        row = self._core.catalog.get(check_key(key))
-        below = row.parent if base is None else self._core.catalog.get(check_key(base, "base")).data_id
-        return self._changes(row, key, base, below)
+        self._core.catalog.get(check_key(key))
+        if base is not None:
+            self._core.catalog.get(check_key(base, "base"))
+        return self._changes(key, base)
 
-    def _changes(self, row: Row, key: str, base: str | None, below: int | None) -> Iterator[Change]:
-        if row.data_id == below:
-            return
+    def _changes(self, key: str, base: str | None) -> Iterator[Change]:
         with self._core.doing("compare", key), ExitStack() as stack:
             for held in (key,) if base is None else (key, base):
                 stack.enter_context(self.leased(held)).acquiring()
-            yield from self._core.driver.changes(row.data_id, below)
+            # Asked only now: what is held keeps its key.
+            row = self._core.catalog.get(key)
+            below = row.parent if base is None else self._core.catalog.get(base).data_id
+            if row.data_id != below:
+                yield from self._core.driver.changes(row.data_id, below)
 
     def set_size(self, key: str, size_bytes: int) -> Snapshot:
         """Change the most that the active *key* may hold, mounted or not.
@@ -268,9 +271,9 @@ class Store:
         row = self._core.catalog.get(check_key(key))
         if row.kind != Kind.ACTIVE:
             raise WrongKind(f"cannot set the size of {key!r}: it is {row.kind}, not active", key=key, kind=row.kind)
-        with self._core.doing("set the size of", key):
-            self._core.driver.resize(row.id, size_bytes)
-            return self._core.catalog.set_size(row.id, size_bytes)
+        with self._core.doing("set the size of", key), self.leased(key) as lease:
+            self._core.driver.resize(lease.id, size_bytes)
+            return self._core.catalog.set_size(lease.id, size_bytes)
 
     # Mounts.
 
