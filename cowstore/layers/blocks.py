@@ -94,6 +94,10 @@ class Blocks:
         Raises:
             InvalidLayer: the stream ends before.
         """
+        start = self._position
+        if start + size <= self._end:
+            self._position = start + size
+            return bytes(self._view[start : start + size])
         parts = []
         left = size
         while left:

@@ -12,13 +12,14 @@ import os
 import stat
 from dataclasses import asdict, dataclass
 
+from cowstore.layers import acl
 from cowstore.layers.limits import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore.layers.headers import Entry
 
-ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_ACLS = (acl.ACCESS, acl.DEFAULT)
 #: Bound to the host that an archive was made on, or to its storage: never taken from an archive, nor removed for one.
 HOST_BOUND = (
     b"trusted.overlay.",  # how overlay keeps whiteouts, opaque directories and redirections in its upper directory
@@ -161,9 +162,9 @@ class Metadata:
         for name, value in values.items():
             if name.startswith(HOST_BOUND):
                 self.counts["host_xattrs"] += 1
-            elif name in ACLS and not self._keep:
+            elif name in _ACLS and not self._keep:
                 self.counts["acls"] += 1
-            elif name == ACLS[1] and not directory:
+            elif name == acl.DEFAULT and not directory:
                 continue  # means nothing here, and the kernel takes offence
             else:
                 try:
@@ -174,7 +175,7 @@ class Metadata:
     def _refused(self, error: OSError, name: bytes, *, plain: bool) -> None:
         """Forgive what cannot be helped, and count it."""
         if error.errno in _NOT_SUPPORTED:
-            self.counts["acls" if name in ACLS else "xattrs"] += 1
+            self.counts["acls" if name in _ACLS else "xattrs"] += 1
         elif error.errno in _NOT_PERMITTED and (not self._keep or (not plain and name.startswith(b"user."))):
             # The kernel lets nobody have user.* on anything but files and directories.
             self.counts["xattrs"] += 1

@@ -13,6 +13,8 @@ from cowstore.layers.limits import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cowstore.layers.headers import Entry
 
 SCHILY_XATTR = b"SCHILY.xattr."
@@ -26,10 +28,6 @@ XATTR_SIZE_MAX = 65536
 _NOT_GLOBAL = (b"path", b"linkpath", b"size")
 #: Twice the pieces of the longest sparse map, and some; the shortest record takes thirty times its bytes in memory.
 _RECORDS_MAX = 140_000
-_ACLS = {
-    b"SCHILY.acl.access": b"system.posix_acl_access",
-    b"SCHILY.acl.default": b"system.posix_acl_default",
-}
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?").fullmatch
 _INT64 = 1 << 63
 
@@ -109,28 +107,13 @@ def apply(entry: Entry, found: dict[bytes, bytes]) -> None:
     """
     encoded = None
     for keyword, value in found.items():
-        if keyword == b"mtime":
+        setter = _SETTERS.get(keyword)
+        if setter is not None:
             if value:
-                entry.mtime_ns = time_ns(value)
-        elif keyword == b"path":
-            entry.name = value or entry.name
-        elif keyword == b"linkpath":
-            entry.link = value or entry.link
-        elif keyword == b"size":
-            if value:
-                entry.stored = entry.size = decimal(value, "size")
-        elif keyword == b"uid":
-            if value:
-                entry.uid = decimal(value, "uid")
-        elif keyword == b"gid":
-            if value:
-                entry.gid = decimal(value, "gid")
+                setter(entry, value)
         elif keyword.startswith(SCHILY_XATTR):
             # What the empty value of any other record means, absent, an attribute's may mean as well as itself.
             _xattr(entry, _plain_name(keyword[len(SCHILY_XATTR) :]), value)
-        elif keyword in _ACLS:
-            if value:
-                _acl(entry, _ACLS[keyword], value)
         elif keyword.startswith(LIBARCHIVE_XATTR):
             encoded = encoded or []
             encoded.append((keyword[len(LIBARCHIVE_XATTR) :], value))
@@ -139,6 +122,51 @@ def apply(entry: Entry, found: dict[bytes, bytes]) -> None:
     if entry.acls is not None and entry.xattrs is not None:
         # Some writers give an ACL twice: as text with names, and as the attribute itself.
         entry.acls = [(name, text) for name, text in entry.acls if name not in entry.xattrs] or None
+
+
+def _mtime(entry: Entry, value: bytes) -> None:
+    entry.mtime_ns = time_ns(value)
+
+
+def _path(entry: Entry, value: bytes) -> None:
+    entry.name = value
+
+
+def _linkpath(entry: Entry, value: bytes) -> None:
+    entry.link = value
+
+
+def _size(entry: Entry, value: bytes) -> None:
+    entry.stored = entry.size = decimal(value, "size")
+
+
+def _uid(entry: Entry, value: bytes) -> None:
+    entry.uid = decimal(value, "uid")
+
+
+def _gid(entry: Entry, value: bytes) -> None:
+    entry.gid = decimal(value, "gid")
+
+
+def _access_acl(entry: Entry, value: bytes) -> None:
+    _acl(entry, acl.ACCESS, value)
+
+
+def _default_acl(entry: Entry, value: bytes) -> None:
+    _acl(entry, acl.DEFAULT, value)
+
+
+#: What is done with a record's value, if it has one. All other records are about what a layer does not keep.
+_SETTERS: dict[bytes, Callable[[Entry, bytes], None]] = {
+    b"mtime": _mtime,
+    b"path": _path,
+    b"linkpath": _linkpath,
+    b"size": _size,
+    b"uid": _uid,
+    b"gid": _gid,
+    b"SCHILY.acl.access": _access_acl,
+    b"SCHILY.acl.default": _default_acl,
+}
 
 
 def _plain_name(name: bytes) -> bytes:
