@@ -311,9 +311,7 @@ class Quick:
         """Open a new overlay store with one committed snapshot, ``base``."""
         import cowstore
 
-        store = cowstore.open(
-            os.path.join(self.scratch.directory(name), "store"), driver="overlay", volatile=volatile
-        )
+        store = cowstore.open(os.path.join(self.scratch.directory(name), "store"), driver="overlay", volatile=volatile)
         store.prepare("draft")
         store.commit("base", "draft")
         return store

@@ -20,7 +20,7 @@ class Recipe:
 
     Sizes are spread as on Debian's smallest root (4000 files, mean 18600 bytes, median 1950, nine of ten below 45000).
 
-    :ivar files: how many regular files. :ivar median_bytes: half of them are smaller; the mean is about nine times that.
+    :ivar files: how many regular files. :ivar median_bytes: half of them are smaller; the mean is nine times that.
     """
 
     def __init__(self, files: int, *, median_bytes: int = 1950, seed: int = 1) -> None:

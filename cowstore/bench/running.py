@@ -1,0 +1,213 @@
+"""The suite ``run``: the start of a process on a fresh snapshot, and the suite ``layers``: archives and layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import time
+
+from cowstore.bench import synthetic
+from cowstore.bench.installed import Installed, interpreters, minimal_root, process
+from cowstore.bench.results import FLOOR, Budget
+from cowstore.bench.timing import interleave, median, paired_ratio
+from cowstore.errors import CowstoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cowstore.bench.results import Run
+    from cowstore.bench.scratch import Scratch
+    from cowstore.bench.workloads import Plan
+
+    Say = Callable[[str], None]
+
+_FROM_A_PROGRAM = """
+import json, sys, threading, time
+import cowstore
+count = int(sys.argv[3])
+times = []
+with cowstore.open(sys.argv[1]) as store:
+    def one():
+        done = cowstore.run(store, parent=sys.argv[2], argv=["true"])
+        assert done.status == 0, done
+    started = time.perf_counter()
+    one()
+    times.append(time.perf_counter() - started)
+    for _ in range(10):
+        started = time.perf_counter()
+        one()
+        times.append(time.perf_counter() - started)
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    times.append(time.perf_counter() - started)
+print(json.dumps(times))
+"""
+
+
+def run_suite(run: Run, scratch: Scratch, say: Say, *, plan: Plan, rounds: int) -> None:
+    """Measure whole processes and runs from a program, with every interpreter there is."""
+    ground = scratch.ground(1 << 30, run)
+    root = ground.directory("root")
+    minimal_root(root)
+    for python in interpreters():
+        say(python)
+        one = Installed(python, ground.directory("installed"))
+        store = os.path.join(ground.directory("store"), "store")
+        base = f"cowstore-run:{root}"
+        process(one.run_command("--store", store, "--base", root, "--", "true"), one.environment)
+        _processes(run, one, store, base, plan, rounds)
+        _programs(run, one, store, base, plan, rounds)
+    run.method.append(
+        "Processes are timed from posix_spawn(3) to waitpid(2), their byte code compiled before, their files cached."
+    )
+
+
+def _processes(run: Run, one: Installed, store: str, base: str, plan: Plan, rounds: int) -> None:
+    python, environment = one.python, one.environment
+
+    def command(*words: str) -> Callable[[], None]:
+        line = one.run_command("--store", store, "--base", base, *words, "--", "true")
+        return lambda: process(line, environment)
+
+    steps: dict[str, Callable[[], float | None]] = {
+        "python -c pass": lambda: process([python, "-c", "pass"], environment),
+        "import cowstore": lambda: process([python, "-c", "import cowstore; cowstore.open"], environment),
+        "cowstore-run true": command(),
+        "cowstore-run --read-only true": command("--read-only"),
+        "cowstore-run --as-pid-1 true": command("--as-pid-1"),
+        "true": lambda: process(["true"], environment),
+    }
+    for name, values in interleave(steps, rounds, seed=plan.seed, warm_up=2).items():
+        bare_ones = name in {"true", "python -c pass"}
+        run.add(
+            "process", FLOOR if bare_ones else "cowstore", name, values,
+            floor=None if bare_ones else FLOOR, interpreter=one.name,
+        )  # fmt: skip
+
+
+def _programs(run: Run, one: Installed, store: str, base: str, plan: Plan, rounds: int) -> None:
+    number = plan.parallel[-1]
+    first: list[float] = []
+    later: list[float] = []
+    together: list[float] = []
+    for _ in range(max(3, rounds // 4)):
+        times = json.loads(one.output("-c", _FROM_A_PROGRAM, store, base, str(number)))
+        first.append(times[0])
+        later.extend(times[3:-1])
+        together.append(times[-1])
+    run.add("cowstore.run", "cowstore", "first", first, interpreter=one.name)
+    run.add("cowstore.run", "cowstore", "later", later, interpreter=one.name)
+    run.add("cowstore.run", "cowstore", "at once", together, interpreter=one.name, containers=number)
+
+
+def layers_suite(run: Run, scratch: Scratch, say: Say, *, plan: Plan, archive: str | None, rounds: int) -> None:
+    """Measure archives and layers against GNU tar and bsdtar, and changes over a small and a large tree.
+
+    :param archive: a root file system's tar archive; a synthetic one of the same shape by default.
+    """
+    import cowstore
+
+    ground = scratch.ground(8 << 30 if plan.full else 4 << 30, run)
+    tree = ground.directory("tree")
+    if archive is None:
+        archive = os.path.join(ground.path, "tree.tar")
+        synthetic.grow(tree, synthetic.Recipe(plan.tree_files, seed=plan.seed))
+        subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True, timeout=600)
+        what = "synthetic"
+    else:
+        what = os.path.basename(archive)
+        archive = os.path.abspath(archive)
+        subprocess.run(["tar", "-C", tree, "--xattrs", "--xattrs-include=*", "-xpf", archive], check=True, timeout=600)
+    with cowstore.open(os.path.join(ground.directory("s"), "store"), driver="overlay", volatile=True) as store:
+        numbers = iter(range(1 << 30))
+        written = os.path.join(ground.path, "written")
+
+        def read() -> None:
+            store.import_tar(archive, name=f"imported-{next(numbers)}")
+
+        def write() -> None:
+            with open(written, "wb") as file:
+                store.export_layer("imported-0", file)
+
+        def untar(*command: str) -> Callable[[], float]:
+            def step() -> float:
+                target = ground.directory("untar")
+                started = time.perf_counter()
+                process([*command[:1], "-C", target, *command[1:], "-xpf", archive], os.environ)
+                return time.perf_counter() - started
+
+            return step
+
+        say("archives")
+        steps: dict[str, Callable[[], float | None]] = {
+            "import cowstore": read,
+            "import GNU tar": untar("tar", "--xattrs", "--xattrs-include=*"),
+            "export cowstore": write,
+            "export GNU tar": lambda: process(
+                ["tar", "-C", tree, "--xattrs", "--sort=name", "-cf", written, "."], os.environ
+            ),
+        }
+        if shutil.which("bsdtar"):
+            steps["import bsdtar"] = untar("bsdtar")
+            steps["export bsdtar"] = lambda: process(["bsdtar", "-C", tree, "-cf", written, "."], os.environ)
+        else:
+            run.absent["bsdtar"] = "not installed: apt-get install libarchive-tools"
+        read()
+        found = interleave(steps, rounds, seed=plan.seed)
+        for name, values in found.items():
+            verb, _, subject = name.partition(" ")
+            floor = "GNU tar" if subject == "cowstore" else None
+            run.add(verb, subject, "plain tar, unsynced", values, floor=floor, archive=what)
+        for verb, limit, budget in (("import", 1.3, "apply"), ("export", 1.5, "export")):
+            ratio = paired_ratio(found[f"{verb} cowstore"], found[f"{verb} GNU tar"])
+            run.budgets.append(
+                Budget(name=budget, value=round(ratio, 3), limit=limit, unit="x", what=f"{verb} of {what} to GNU tar")
+            )
+    _changes(run, ground, say, plan)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    run.budgets.append(Budget(name="memory", value=round(peak, 1), limit=64.0, unit="MiB", what="peak of this process"))
+
+
+def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
+    import cowstore
+
+    small = 8000 if plan.full else 2000
+    store = cowstore.open(os.path.join(ground.directory("s"), "store"), driver="overlay", volatile=True)
+    steps: dict[str, Callable[[], None]] = {}
+    with store:
+        for files in (small, small * 10):
+            say(f"a tree of {files} files")
+            tree, recipe = ground.directory("tree"), synthetic.Recipe(files, median_bytes=30, seed=plan.seed)
+            synthetic.grow(tree, recipe)
+            key = f"edited-{files}"
+            store.adopt(f"tree-{files}", tree)
+            store.prepare(key, f"tree-{files}")
+            with store.mounted(key) as root:
+                synthetic.edit(str(root), recipe, 10)
+
+            def look(key: str = key) -> None:
+                if sum(1 for _ in store.changes(key)) < 10:
+                    raise CowstoreError(f"the changes of {key} are not complete")
+
+            steps[str(files)] = look
+        found = interleave(steps, 40, seed=plan.seed, warm_up=2)
+    for number, values in found.items():
+        run.add("changes", "overlay", "10 edits", values, files=int(number))
+    ratio = median(found[str(small * 10)]) / median(found[str(small)])
+    run.budgets.append(
+        Budget(
+            name="changes",
+            value=round(ratio, 3),
+            limit=1.3,
+            unit="x",
+            what=f"changes of 10 edits in {small * 10} files against {small}",
+        )
+    )
