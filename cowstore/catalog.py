@@ -8,19 +8,15 @@ of ``commit``, the intent of ``remove``) with one.
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
-from _thread import RLock  # threading itself takes half a millisecond to import
-from contextlib import contextmanager
 
-from cowstore._rows import COMMITTING, CREATING, READY, REMOVING, SCHEMA, SELECT, Row, translated
+from cowstore._database import Database
+from cowstore._rows import COMMITTING, CREATING, READY, REMOVING, SELECT, Row
 from cowstore.errors import (
     AlreadyExists,
-    CowstoreError,
     HasChildren,
     NotFound,
     StoreCorrupt,
-    StoreMismatch,
     Unsupported,
     WrongKind,
 )
@@ -28,134 +24,27 @@ from cowstore.model import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from cowstore.model import Snapshot
 
 _PAGE = 500
-_SHORT_LOG_PAGES = 100
-"""Pages after which a log that is left behind is written back: whoever opens the catalog next reads all of it."""
 
 
-class Catalog:
+class Catalog(Database):
     """An open catalog. Safe from threads; a forked child gets a connection of its own on first use."""
-
-    def __init__(self, path: str, *, read_only: bool = False, volatile: bool = False) -> None:
-        self.path = path
-        self.read_only = read_only
-        self.volatile = volatile
-        self._lock = RLock()
-        self._pid = -1
-        self._durable: bool | None = None
-        self._database: sqlite3.Connection | None = None
-        self._closed = False
-        self._leaves_log = False
-        with translated(path):
-            self._check()
-
-    def _check(self) -> None:
-        """Refuse a catalog that is empty, damaged, or written by a newer cowstore."""
-        version = self._connection().execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            raise StoreCorrupt(
-                f"the catalog {self.path} is empty; put back a copy, or remove the store's directory", path=self.path
-            )
-        if version != SCHEMA:
-            raise StoreMismatch(
-                f"the catalog {self.path} has schema {version}, this cowstore knows schema {SCHEMA}; "
-                "use the version that wrote it",
-                expected=str(SCHEMA),
-                found=str(version),
-            )
-
-    def _connection(self) -> sqlite3.Connection:
-        pid = os.getpid()
-        if self._database is not None and self._pid == pid:
-            return self._database
-        if self._closed:
-            raise CowstoreError(f"the store of the catalog {self.path} is closed; open it again")
-        if self._database is not None:
-            # In a forked child: SQLite forbids even closing what the parent opened, so it is kept and never touched.
-            _ORPHANS.append(self._database)
-            self._lock = RLock()
-        if self.read_only:
-            from urllib.parse import quote
-
-            self._database = sqlite3.connect(
-                f"file:{quote(os.fsencode(self.path))}?mode=ro",
-                uri=True,
-                timeout=60,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        else:
-            if not os.path.exists(self.path):
-                raise StoreCorrupt(
-                    f"the catalog {self.path} is gone; put back a copy, or remove the store's directory", path=self.path
-                )
-            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._pid = pid
-        self._durable = None
-        self._database.execute("PRAGMA foreign_keys=ON")
-        return self._database
-
-    def close(self) -> None:
-        """Let go of the file. Closing twice is fine."""
-        with self._lock:
-            database, self._database = self._database, None
-            self._closed = True
-            if database is None or self._pid != os.getpid():
-                return
-            if self._leaves_log:
-                _ORPHANS.append(database)
-            else:
-                database.close()
-
-    def leave_log(self) -> None:
-        """Leave the write-ahead log to whoever opens the catalog next, for a process that ends without clean-up.
-
-        Closing the last connection writes the log back and removes it, the next one makes it anew: four syncs, a
-        millisecond on an idle fast disk, ten on a busy one. A log that is left is as good as one left by a crash.
-        """
-        with self._lock, translated(self.path):
-            if not self.read_only:
-                self._connection().execute(f"PRAGMA wal_autocheckpoint={_SHORT_LOG_PAGES}")
-            self._leaves_log = True
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self.path):
-            yield self._connection()
-
-    @contextmanager
-    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction; *durable*: when it ends, a power cut does not take it back."""
-        with self._lock, translated(self.path):
-            connection = self._connection()
-            durable = durable and not self.volatile
-            if durable != self._durable:
-                level = "FULL" if durable else "OFF" if self.volatile else "NORMAL"
-                connection.execute(f"PRAGMA synchronous={level}")
-                self._durable = durable
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
     # Facts of the store.
 
     def meta(self) -> dict[str, str]:
         """Return the facts of the store."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return dict(connection.execute("SELECT name, value FROM meta").fetchall())
 
     def set_meta(self, name: str, value: str) -> None:
         """Record a fact of the store."""
-        with self._writing(durable=True) as connection:
+        with self.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value)
             )
@@ -164,7 +53,7 @@ class Catalog:
 
     def find(self, key: str) -> Row | None:
         """Return the row of that key in whatever state, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _one(connection, "WHERE s.key = ?", key)
 
     def get(self, key: str) -> Row:
@@ -181,12 +70,12 @@ class Catalog:
 
     def by_id(self, id: int) -> Row | None:
         """Return the row of that id in whatever state, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _one(connection, "WHERE s.id = ?", id)
 
     def integrity(self) -> str:
         """Return what SQLite's own check finds, or an empty string."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             lines = [str(line) for (line,) in connection.execute("PRAGMA quick_check(10)")]
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
         if broken:
@@ -196,7 +85,7 @@ class Catalog:
     def rows(self, *, after: int = 0) -> Iterator[Row]:
         """Walk all rows by id, in every state. No transaction is held between two pages."""
         while True:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 found = connection.execute(f"{SELECT} WHERE s.id > ? ORDER BY s.id LIMIT ?", (after, _PAGE)).fetchall()
             for columns in found:
                 yield Row(columns)
@@ -206,21 +95,21 @@ class Catalog:
 
     def unfinished(self) -> list[Row]:
         """List the rows that name an owner: verbs under way, and ephemeral snapshots."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [
                 Row(columns) for columns in connection.execute(f"{SELECT} WHERE s.owner IS NOT NULL ORDER BY s.id DESC")
             ]
 
     def in_flight(self) -> bool:
         """Tell whether any verb is under way."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return (
                 connection.execute("SELECT 1 FROM snapshots WHERE state <> ? LIMIT 1", (READY,)).fetchone() is not None
             )
 
     def counts(self) -> tuple[dict[Kind, int], int]:
         """Count the snapshots of each kind, and the verbs under way."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = dict(
                 connection.execute(
                     "SELECT kind, count(*) FROM snapshots WHERE state IN (?, ?) GROUP BY kind", (READY, COMMITTING)
@@ -231,7 +120,7 @@ class Catalog:
 
     def children(self, id: int, limit: int = 10) -> list[str]:
         """List keys of children of *id*, in every state."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _children(connection, id, limit)
 
     # Making.
@@ -255,7 +144,7 @@ class Catalog:
         :raises AlreadyExists: the key is taken. :raises NotFound: no such parent.
         :raises WrongKind: the parent is not committed. :raises Unsupported: deeper than *max_depth* ancestors.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._check_free(connection, key)
             above = self._parent(connection, parent, max_depth) if isinstance(parent, str) else parent
             depth = 0 if above is None else above.depth + 1
@@ -304,7 +193,7 @@ class Catalog:
 
     def renumber(self, row: Row) -> int:
         """Give a row in the making the next id, because something unknown lies where its data would go."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()[0]
             id = int(last) + 1
             connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'snapshots'", (id,))
@@ -313,7 +202,7 @@ class Catalog:
 
     def reserve_ids(self, last: int) -> None:
         """Never give out an id up to *last*."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             changed = connection.execute(
                 "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'snapshots'", (last,)
             ).rowcount
@@ -324,7 +213,7 @@ class Catalog:
         """Publish a row in the making, with the labels it was begun with unless others are given."""
         if labels is not None:
             row.labels = labels
-        with self._writing(durable=durable) as connection:
+        with self.writing(durable=durable) as connection:
             changed = connection.execute(
                 "UPDATE snapshots SET state = ?, labels = ?, owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
                 (READY, row.labels, row.id),
@@ -338,7 +227,7 @@ class Catalog:
 
     def publish(self, made: list[tuple[Row, str]]) -> list[Snapshot]:
         """Publish rows in the making with their labels: all of them, or by a power cut none."""
-        with self._writing(durable=True) as connection:
+        with self.writing(durable=True) as connection:
             for row, labels in made:
                 connection.execute(
                     "UPDATE snapshots SET state = ?, labels = ?, owner = NULL WHERE id = ?", (READY, labels, row.id)
@@ -347,7 +236,7 @@ class Catalog:
 
     def labelled(self, name: str, value: str) -> list[Row]:
         """List the committed snapshots with that label."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(
                 f"{SELECT} WHERE s.kind = ? AND s.state = ? AND json_extract(s.labels, ?) = ? ORDER BY s.id",
                 (Kind.COMMITTED.value, READY, f'$."{name}"', value),
@@ -364,14 +253,14 @@ class Catalog:
 
     def drop(self, id: int) -> None:
         """Forget a row. Its data are gone already."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("DELETE FROM snapshots WHERE id = ?", (id,))
 
     # Committing.
 
     def begin_commit(self, key: str, name: str, *, labels: str, owner: str) -> Row:
         """Record the intent to make the active *key* the committed *name*."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             row = _one(connection, "WHERE s.key = ?", key)
             if row is None or row.state in {CREATING, REMOVING}:
                 raise NotFound(f"there is no snapshot {key!r} to commit; `cowstore ls` lists them", key=key)
@@ -388,7 +277,7 @@ class Catalog:
 
     def finish_commit(self, id: int) -> Snapshot:
         """Record that the data of *id* are sealed: from now on it is the committed snapshot of its new name."""
-        with self._writing(durable=True) as connection:
+        with self.writing(durable=True) as connection:
             now = time.time_ns()
             connection.execute(
                 "UPDATE snapshots SET state = ?, kind = ?, key = next_key, labels = next_labels, next_key = NULL, "
@@ -399,7 +288,7 @@ class Catalog:
 
     def abort_commit(self, row: Row) -> None:
         """Take back the intent: the snapshot is active again under its old key."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "UPDATE snapshots SET state = ?, next_key = NULL, next_labels = NULL, owner = ? "
                 "WHERE id = ? AND state = ?",
@@ -413,12 +302,12 @@ class Catalog:
 
         :raises NotFound: no such key. :raises HasChildren: others descend from it.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = _one(connection, "WHERE s.key = ?", key)
         if row is None or row.state == CREATING:
             raise NotFound(f"there is no snapshot {key!r} to remove; `cowstore ls` lists them", key=key)
         # An ephemeral snapshot goes after a power cut whatever the catalog remembers.
-        with self._writing(durable=not row.ephemeral and row.kind != Kind.VIEW) as connection:
+        with self.writing(durable=not row.ephemeral and row.kind != Kind.VIEW) as connection:
             row = _one(connection, "WHERE s.id = ? AND s.key = ?", row.id, key)
             if row is None:
                 raise NotFound(
@@ -438,14 +327,14 @@ class Catalog:
 
     def begin_remove_all(self, *, owner: str) -> None:
         """Record the intent to remove everything; nothing is listed from now on, and whoever opens next finishes it."""
-        with self._writing(durable=True) as connection:
+        with self.writing(durable=True) as connection:
             connection.execute("UPDATE snapshots SET state = ?, owner = ?", (REMOVING, owner))
 
     # Changing.
 
     def set_labels(self, key: str, labels: str) -> Snapshot:
         """Replace the labels of *key*."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             row = _one(connection, "WHERE s.key = ?", key)
             if row is None or row.state in {CREATING, REMOVING}:
                 raise NotFound(f"there is no snapshot {key!r} to update; `cowstore ls` lists them", key=key)
@@ -455,7 +344,7 @@ class Catalog:
 
     def set_size(self, id: int, size_bytes: int) -> Snapshot:
         """Record the new size limit of *id*."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "UPDATE snapshots SET size_bytes = ?, updated = ? WHERE id = ?", (size_bytes, time.time_ns(), id)
             )
@@ -465,28 +354,24 @@ class Catalog:
 
     def attach(self, id: int, target: str, namespace: str) -> None:
         """Record that *id* is mounted at *target* of a mount namespace, on somebody's behalf."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?, ?)", (_text(target), id, namespace))
 
     def detach(self, target: str) -> None:
         """Forget the mount at *target*."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("DELETE FROM attachments WHERE target = ?", (_text(target),))
 
     def attachments(self) -> list[tuple[str, int]]:
         """List (target, id) of all recorded mounts."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [(_path(target), id) for target, id in connection.execute("SELECT target, id FROM attachments")]
 
     def attached(self, id: int) -> list[tuple[str, str]]:
         """List (target, namespace) of the recorded mounts of *id*."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute("SELECT target, namespace FROM attachments WHERE id = ?", (id,))
             return [(_path(target), namespace) for target, namespace in found]
-
-
-_ORPHANS: list[sqlite3.Connection] = []
-"""Connections that a fork brought along, or that end with the process: never used, never closed, never collected."""
 
 
 def _one(connection: sqlite3.Connection, where: str, *values: object) -> Row | None:

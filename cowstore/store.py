@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, suppress
 
-from cowstore import _faults, leases
+from cowstore import _faults
+from cowstore._making import commit, make
 from cowstore._rows import COMMITTING, labels_to_text
 from cowstore._values import check_key, check_labels, check_size
 from cowstore.errors import Busy, NotFound, WrongKind
@@ -105,9 +106,10 @@ class Store:
         :raises AlreadyExists: the key is taken. :raises NotFound: no such parent. :raises WrongKind: the parent is not
             committed. :raises Unsupported: too deep, or sizes are not enforced here. :raises OutOfSpace: no room.
         """
-        return self._make(
-            "prepare", key, Kind.ACTIVE, parent, labels, size_bytes=check_size(size_bytes), ephemeral=ephemeral
-        )
+        return make(
+            self._core, "prepare", check_key(key), Kind.ACTIVE, parent, check_labels(labels),
+            size_bytes=check_size(size_bytes), ephemeral=ephemeral,
+        )  # fmt: skip
 
     def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
         """Make a read-only snapshot of the committed *parent*.
@@ -115,36 +117,7 @@ class Store:
         :raises AlreadyExists: the key is taken. :raises NotFound: no such parent. :raises WrongKind: the parent is not
             committed.
         """
-        check_key(parent, "parent")
-        return self._make("view", key, Kind.VIEW, parent, labels)
-
-    def _make(
-        self,
-        verb: str,
-        key: str,
-        kind: Kind,
-        parent: str | None,
-        labels: Mapping[str, str] | None,
-        *,
-        size_bytes: int | None = None,
-        ephemeral: bool = False,
-    ) -> Snapshot:
-        check_key(key)
-        owner = self._core.own(verb)
-        with self._core.doing(verb, key):
-            row = self._core.catalog.begin(
-                key, kind, parent, labels=labels_to_text(check_labels(labels)), owner=owner, ephemeral=ephemeral,
-                size_bytes=size_bytes, max_depth=self._core.driver.capabilities.max_depth,
-            )  # fmt: skip
-            try:
-                _faults.point(f"store.{verb}.recorded")
-                if kind is Kind.ACTIVE:
-                    self._core.create(row, size_bytes)
-                _faults.point(f"store.{verb}.created")
-                return self._core.catalog.ready(row)
-            except BaseException:
-                self._core.undo(row.id, has_data=kind is Kind.ACTIVE)
-                raise
+        return make(self._core, "view", check_key(key), Kind.VIEW, check_key(parent, "parent"), check_labels(labels))
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
         """Make the active *key* the committed *name*; *key* is gone afterwards. Labels are not inherited.
@@ -154,27 +127,7 @@ class Store:
         :raises NotFound: no such key. :raises WrongKind: not active. :raises AlreadyExists: the name is taken.
         :raises Busy: a lease of it is held.
         """
-        check_key(name, "name")
-        check_key(key)
-        owner = self._core.own("commit")
-        text = labels_to_text(check_labels(labels))
-        with self._core.doing("commit", key), ExitStack() as stack:
-            kind = self._core.catalog.get(key).kind
-            if kind != Kind.ACTIVE:
-                raise WrongKind(f"{key!r} cannot be committed: it is {kind}, not active", key=key, kind=kind)
-            row, fd = self._core.seize(key, "commit")
-            stack.callback(leases.drop, fd)
-            row = self._core.catalog.begin_commit(key, name, labels=text, owner=owner)
-            try:
-                _faults.point("store.commit.recorded")
-                self._core.driver.seal(row.id)
-                _faults.point("store.commit.sealed")
-            except BaseException:
-                self._core.catalog.abort_commit(row)
-                raise
-            snapshot = self._core.catalog.finish_commit(row.id)
-            _faults.point("store.commit.published")
-            return snapshot
+        return commit(self._core, check_key(name, "name"), check_key(key), check_labels(labels))
 
     def remove(self, key: str, *, wait: bool = False) -> None:
         """Remove a snapshot. One whose removal failed before can be removed again.
