@@ -24,6 +24,7 @@ from cowstore.model import Capabilities, Mount, MountFlag
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from cowstore.results import Change, DriverStatus
 
@@ -100,11 +101,11 @@ class Copy(DirectoryDriver):
         try:
             target = os.open(own, flags, dir_fd=self._fd)
             try:
-                begun = _Copied.begin(self._fd, record)
-                _faults.point("copy.create.begun")
-                whole = os.geteuid() == 0
-                copy_tree(source, target, owners=whole, devices=whole, whiteouts=True, host_xattrs=True)
-                begun.end()
+                with _Copied.begin(self._fd, record) as copied:
+                    _faults.point("copy.create.begun")
+                    whole = os.geteuid() == 0
+                    copy_tree(source, target, owners=whole, devices=whole, whiteouts=True, host_xattrs=True)
+                    copied.end()
             finally:
                 os.close(target)
         finally:
@@ -169,12 +170,15 @@ class _Copied:
 
     def end(self) -> None:
         """Complete the record."""
-        try:
-            os.utime(self._fd)
-            ended = os.fstat(self._fd).st_ctime_ns
-            os.write(self._fd, b"%d %d\n" % (self._begun, ended))
-        finally:
-            os.close(self._fd)
+        os.utime(self._fd)
+        ended = os.fstat(self._fd).st_ctime_ns
+        os.write(self._fd, b"%d %d\n" % (self._begun, ended))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._fd)
 
     @classmethod
     def read(cls, dir_fd: int, path: str) -> tuple[int, int] | tuple[None, None]:

@@ -348,10 +348,17 @@ class Overlay(DirectoryDriver):
                     last = os.fsencode(change.path)
                     yield change
         except Foreign as mark:
+            where = f"{self.directory}/{id}"
+            if str(mark) == "metacopy":
+                raise StoreCorrupt(
+                    f"cannot compare {where}: somebody mounted it with metacopy=on, and the kernel hides its files "
+                    "without; write each of them anew in such a mount, or remove the snapshot",
+                    path=where,
+                ) from mark
             from cowstore._log import logger
 
             logger(__name__).warning(
-                "%s/%s has overlay's mark %r, made by somebody else: comparing all", self.directory, id, str(mark)
+                "%s was mounted by somebody else, with redirect_dir=on: comparing everything", where
             )
             # Both tell the same in the same order.
             for change in super().changes(id, base):

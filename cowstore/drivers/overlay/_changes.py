@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack
@@ -76,7 +77,7 @@ class Layers(Side):
             except FileNotFoundError:
                 continue
             return place.fd
-        raise FileNotFoundError(name)
+        raise _gone(name)
 
     def here(self) -> int:
         """Return the directory of the topmost layer."""
@@ -101,7 +102,7 @@ class Layers(Side):
                     hidden = True
                     break
             if not layers:
-                raise FileNotFoundError(name)
+                raise _gone(name)
         except BaseException:
             for place in layers:
                 place.leave()
@@ -134,6 +135,10 @@ class Layers(Side):
     def _check(self, place: Descent, name: str, mark: str) -> None:
         if f"{self._prefix}{mark}" in os.listxattr(f"/proc/self/fd/{place.fd}/{name}", follow_symlinks=False):
             raise Foreign(mark)
+
+
+def _gone(name: str) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 def is_whiteout(found: os.stat_result) -> bool:

@@ -1,0 +1,63 @@
+"""Where the directory drivers are tested: file systems of the tests' own, and small ways to look at trees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cowstore import mounting
+from cowstore._linux import loop
+from cowstore._linux.fd import open_
+from cowstore._linux.mount import MountFlag, mount, umount2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cowstore.driver import Driver
+
+
+@contextmanager
+def tmpfs_at(path: Path, options: str = "mode=755") -> Iterator[Path]:
+    """Overlay works on it wherever the tests' own directory lies."""
+    path.mkdir()
+    mount("tmpfs", str(path), "tmpfs", MountFlag.NONE, options)
+    try:
+        yield path
+    finally:
+        umount2(str(path))
+
+
+@contextmanager
+def file_system_at(path: Path, kind: str, *mkfs: str, size_bytes: int = 512 << 20) -> Iterator[Path]:
+    """Make a file system in a loop file beside *path* and mount it there."""
+    path.mkdir()
+    image = path.with_suffix(".img")
+    with open_(str(image), os.O_RDWR | os.O_CREAT, 0o600) as file:
+        os.ftruncate(file.fileno(), size_bytes)
+        subprocess.run([f"mkfs.{kind}", *mkfs, str(image)], check=True, capture_output=True, timeout=60)
+        with loop.attach(file) as device:
+            mount(device.node, str(path), kind)
+            try:
+                yield path
+            finally:
+                umount2(str(path))
+    image.unlink()
+
+
+@contextmanager
+def mounted(driver: Driver, id: int, point: Path, *, read_only: bool = False) -> Iterator[str]:
+    """Mount an id at *point* for the length of the block."""
+    point.mkdir(exist_ok=True)
+    mounting.attach(driver.mounts(id, read_only), str(point))
+    try:
+        yield str(point)
+    finally:
+        mounting.detach(str(point))
+        driver.release(id)
+
+
+def told(driver: Driver, id: int, base: int | None) -> list[tuple[str, str]]:
+    return [(change.path, str(change.kind)) for change in driver.changes(id, base)]
