@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cowstore._linux.blkid import Signature
+    from cowstore._linux.fd import Descriptor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +206,23 @@ def _open_exclusively(path: str) -> tuple[int, str]:
 def _held(path: str) -> str:
     try:
         with open_(path, os.O_RDONLY) as device:
+            _forget_cached(device)
             found = blkid.do_safeprobe(device)
             return _words(found) if found else _head(device.fileno())
     except blkid.Ambivalent:
         return "signatures of more than one thing"
     except OSError as error:
         return f"what cannot be found out ({error})"
+
+
+def _forget_cached(device: Descriptor) -> None:
+    """Drop what is cached of the device, if it can be: a device-mapper target writes to it beside the cache."""
+    from cowstore.drivers.devicemapper.filesystem import forget_cached
+
+    try:
+        forget_cached(device)
+    except PermissionError:
+        return
 
 
 def _words(found: Signature) -> str:

@@ -1,6 +1,7 @@
 """Runs a command that cannot write to this machine's files nor outlive its caller: a script of its own, stdlib only.
 
-``isolate.py [--writable PATH]... [--memory PATH]... -- COMMAND...``: as root, the command gets its own mount and pid
+``isolate.py [--writable PATH]... [--memory PATH]... [--sparse PATH=SIZE]... -- COMMAND...``
+As root, the command gets its own mount and pid
 namespaces in which every mount is read-only but the given paths; a guest kernel that serves the host's files to its
 root user could otherwise be asked to remount them writable.  An ordinary user's guest is stopped by the permissions.
 """
@@ -91,12 +92,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--writable", action="append", default=[])
     parser.add_argument("--memory", action="append", default=[])
+    parser.add_argument("--sparse", action="append", default=[], metavar="PATH=SIZE", help="made below --memory")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     root = os.geteuid() == 0
     if root:
         restrict(options.writable, options.memory)
+    for item in options.sparse:
+        path, _, size = item.rpartition("=")
+        with open(path, "wb") as file:
+            file.truncate(int(size))
     return supervise(options.command, separate=root)
 
 

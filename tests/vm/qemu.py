@@ -83,7 +83,7 @@ def launch(guest: Guest) -> int:
         for index in range(len(guest.disks)):
             argv += [
                 "-drive",
-                f"id=disk{index},file={directory}/disk{index},format=raw,if=none,cache=unsafe,discard=unmap",
+                f"id=disk{index},file={directory}/memory/disk{index},format=raw,if=none,cache=unsafe,discard=unmap",
             ]
             argv += ["-device", f"virtio-blk-pci,drive=disk{index}"]
         # virtiofsd insists on a lock file below /run; a checkout that lies there cannot be shown to this guest.

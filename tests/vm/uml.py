@@ -35,5 +35,5 @@ def launch(guest: Guest) -> int:
             "umid=guest", f"uml_dir={directory}", f"harness={directory}", "share=hostfs", f"udevd={int(guest.udevd)}",
             f"scratch={guest.scratch}",
         ]  # fmt: skip
-        argv += [f"ubd{index}={directory}/disk{index}" for index in range(len(guest.disks))]
+        argv += [f"ubd{index}={directory}/memory/disk{index}" for index in range(len(guest.disks))]
         return run(guest, directory, argv, extra_environment=_shim(directory))

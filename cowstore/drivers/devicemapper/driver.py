@@ -73,12 +73,15 @@ class DeviceMapper(Driver):
         origin = BASE if parent is None else parent
         if not BASE < id <= _LARGEST_ID:
             raise Unsupported(f"a pool numbers its devices from 1 to {_LARGEST_ID}; {id} is beyond that", feature="ids")
-        inherited = self._pool.record.base_bytes if parent is None else self._known(parent).size_bytes
+        base = IdRecord(parent=BASE, size_bytes=self._pool.record.base_bytes, sealed=True)
+        above = base if parent is None else self._known(parent)
+        inherited = above.size_bytes
         wanted = inherited if size_bytes is None else self._sized(size_bytes, inherited)
         self._pool.ensure_room()
         fresh = self._ids.add(id, IdRecord(parent=origin, size_bytes=inherited))
         _faults.point("devicemapper.create.recorded")
-        if origin == BASE:
+        if above.sealed:
+            # Its device is read-only, if it is active at all: no write is under way that a suspend would have to wait for.
             self._snapshot(id, origin, fresh=fresh)
         else:
             with locked(self.directory, origin), self._thins.suspended(origin):
@@ -152,6 +155,8 @@ class DeviceMapper(Driver):
     def seal(self, id: int) -> None:
         with locked(self.directory, id):
             known = self._known(id)
+            if known.lost:
+                raise self._lost(id)
             if not known.sealed:
                 self._settle(id, known)
                 self._ids.put(id, known.seal())
@@ -191,8 +196,8 @@ class DeviceMapper(Driver):
         if status.mode != "rw" or not status.free(DATA) or not status.free(METADATA):
             return self._pool.full(DATA if not status.free(DATA) else METADATA, status)
         return CowstoreError(
-            f"id {id} of the pool {self._pool.name} has lost writes (its file system notes an error, perhaps since the "
-            "pool was full for a time); remove it and make it again"
+            f"something written to id {id} of the pool {self._pool.name} is lost (perhaps since the pool was full for "
+            "a time), so that it cannot be committed; remove it and make it again"
         )
 
     # Using.
@@ -236,6 +241,8 @@ class DeviceMapper(Driver):
         try:
             syncfs(root_fd)
         except OSError as error:
+            with locked(self.directory, id):
+                self._ids.put(id, self._known(id).lose())
             raise self._lost(id) from error
 
     def release(self, id: int) -> None:

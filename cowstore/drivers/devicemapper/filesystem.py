@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = b"rootfs"
 """Directory of the device that is a snapshot's root: what the file system itself puts beside it is never seen."""
 
+BLKFLSBUF = 0x1261
 EXT4_IOC_RESIZE_FS = 1 << 30 | 8 << 16 | ord("f") << 8 | 16
 XFS_IOC_FSGROWFSDATA = 1 << 30 | 16 << 16 | ord("X") << 8 | 110
 _EXT4_MAGIC = 0xEF53
@@ -44,6 +45,12 @@ class SuperBlock:
     size_bytes: int
     clean: bool
     damaged: bool = False
+
+
+def forget_cached(device: Fd) -> None:
+    """Drop what is cached of a block device, which may be older than what a device-mapper target wrote to it."""
+    if retry(_ioctl, number_of(device), BLKFLSBUF, None) < 0:
+        raise oserror("ioctl(2)", detail="BLKFLSBUF")
 
 
 def text_of_uuid(raw: bytes) -> str:

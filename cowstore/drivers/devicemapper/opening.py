@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.options import Options
 
 
+_HEAD = 1 << 20
+
+
 def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Pool, Thins]:
     """Activate the directory's pool, making it where there is none.
 
@@ -103,17 +106,24 @@ def make_files(directory: str, options: Options) -> None:
 
 
 def _take_devices(fresh: record.PoolRecord, options: Options) -> None:
-    """Make sure that nobody uses the given devices, and clear the metadata's head so that the kernel formats it."""
+    """Make sure that nobody uses the given devices, and clear what tells that they held something else.
+
+    The kernel formats a pool whose metadata begins with zeros.
+    """
     from cowstore.drivers._guard import claim
 
     for path in (fresh.data_device, fresh.metadata_device):
         claim(path, force=options.force)
-    fd = os.open(fresh.metadata_device, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
-    try:
-        os.pwrite(fd, bytes(4096), 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    for path in (fresh.data_device, fresh.metadata_device):
+        fd = os.open(path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+        try:
+            # Signatures lie at both ends.
+            end = os.lseek(fd, 0, os.SEEK_END)
+            os.pwrite(fd, bytes(min(_HEAD, end)), 0)
+            os.pwrite(fd, bytes(min(_HEAD, end)), max(0, end - _HEAD))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _unmake(pool: Pool) -> None:

@@ -16,6 +16,7 @@ from cowstore import _faults
 from cowstore._linux import dm, loop
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import metadata, nodes
+from cowstore.drivers.devicemapper.filesystem import forget_cached
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
 from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
@@ -66,6 +67,8 @@ class Pool:
         self.name = f"cowstore-{record.uuid}-pool"
         self.uuid = f"COWSTORE-{record.uuid}-pool"
         self.dev = 0
+        # The pool's fill when there was last seen to be room below it: a snapshot by itself takes none.
+        self._host_checked = -1
 
     def path(self, what: str) -> str:
         """Return the file or device that holds the pool's data or metadata."""
@@ -135,6 +138,7 @@ class Pool:
 
     def _check_format(self, dev: int) -> None:
         with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
+            forget_cached(device)
             if not metadata.is_formatted(device.fileno()):
                 path = self.path(METADATA)
                 raise StoreCorrupt(
@@ -302,8 +306,9 @@ class Pool:
                 status = self._grow(what, status, wanted)
             if self._short(what, status, 0):
                 raise self.full(what, status)
-        if self.record.on_files:
+        if self.record.on_files and status.data_used != self._host_checked:
             self._check_host(status)
+            self._host_checked = status.data_used
         return status
 
     def _short(self, what: str, status: PoolStatus, wanted: int) -> bool:

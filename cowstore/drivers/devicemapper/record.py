@@ -114,14 +114,22 @@ def sync(directory: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdRecord:
-    """One id: the thin id it is a snapshot of (0 is the base), its device's size in bytes, whether it is sealed."""
+    """One id.
+
+    :ivar parent: the thin id it is a snapshot of; 0 is the base. :ivar size_bytes: size of its device.
+    :ivar sealed: it is immutable. :ivar lost: something written to it is lost; it can never be sealed.
+    """
 
     parent: int
     size_bytes: int
     sealed: bool = False
+    lost: bool = False
 
     def seal(self) -> IdRecord:
         return replace(self, sealed=True)
+
+    def lose(self) -> IdRecord:
+        return replace(self, lost=True)
 
     def resize(self, size_bytes: int) -> IdRecord:
         return replace(self, size_bytes=size_bytes)
@@ -152,8 +160,11 @@ class Ids:
             return None
         try:
             parent, size, state = text.split(" ")
-            return IdRecord(parent=int(parent), size_bytes=int(size), sealed={"active": False, "sealed": True}[state])
-        except (ValueError, KeyError) as error:
+            if state not in {"active", "sealed", "lost"}:
+                raise ValueError(state)
+            sealed, lost = state == "sealed", state == "lost"
+            return IdRecord(parent=int(parent), size_bytes=int(size), sealed=sealed, lost=lost)
+        except ValueError as error:
             path = self.path(id)
             raise StoreCorrupt(
                 f"{path} is no record of a snapshot: {text!r}; see `cowstore check`", path=path
@@ -207,7 +218,8 @@ class Ids:
 
 
 def _link_text(record: IdRecord) -> str:
-    return f"{record.parent} {record.size_bytes} {'sealed' if record.sealed else 'active'}"
+    state = "sealed" if record.sealed else "lost" if record.lost else "active"
+    return f"{record.parent} {record.size_bytes} {state}"
 
 
 def _numbers(directory: str) -> Iterator[int]:
