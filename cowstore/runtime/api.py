@@ -1,30 +1,28 @@
 """``cowstore.run``: a program on a snapshot, from any thread of any program.
 
-No Python runs in this process between fork and exec: the launcher is a process of its own, started as
-:mod:`subprocess` starts programs. It ends with the process that it works for, and the container with it.
+No Python runs in this process between fork and exec: the launcher is a process of its own (see
+:mod:`cowstore.runtime.remote`). It ends with the process that it works for, and the container with it.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
 from contextlib import ExitStack, contextmanager
 
-from cowstore._linux.fd import Descriptor
 from cowstore.errors import CowstoreError, InvalidArgument, WrongKind
 from cowstore.model import Kind
 from cowstore.runtime import compose
 from cowstore.runtime.image import config_of
 from cowstore.runtime.program import LAUNCHER_FAILED
+from cowstore.runtime.remote import Remote
 from cowstore.runtime.result import Result
 from cowstore.runtime.spec import Spec
-from cowstore.runtime.transport import pack
+from cowstore.runtime.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import IO
+    from typing import IO, Any
 
     from cowstore._leased import Lease
     from cowstore.runtime.binds import Bind
@@ -108,7 +106,7 @@ def run(
             capabilities=caps,
             seccomp=compose.seccomp(seccomp, caps),
         )
-        return _run_in_child(spec, lease, where, timeout_s, capture=capture, stdin=stdin)
+        return _run_remotely(spec, lease, where, timeout_s, capture=capture, stdin=stdin)
 
 
 @contextmanager
@@ -136,81 +134,27 @@ def _snapshot(store: Store, key: str | None, parent: str | None, *, read_only: b
         store.remove(made)
 
 
-def _run_in_child(
+def _run_remotely(
     spec: Spec, lease: Lease, key: str, timeout_s: float | None, *, capture: bool, stdin: bytes | int | IO[bytes] | None
 ) -> Result:
-    import subprocess
-
-    with ExitStack() as stack:
-        request_inside, request = (stack.enter_context(Descriptor(fd)) for fd in os.pipe2(os.O_CLOEXEC))
-        result, result_inside = (stack.enter_context(Descriptor(fd)) for fd in os.pipe2(os.O_CLOEXEC))
-        inherited = (request_inside.fileno(), result_inside.fileno(), lease.fd)
-        output = subprocess.PIPE if capture else None
-        child = subprocess.Popen(
-            [_interpreter(), "-I", "-S", os.path.join(os.path.dirname(__file__), "child.py"), *map(str, inherited)],
-            stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
-            stdout=output,
-            stderr=output,
-            pass_fds=inherited,
-        )
-        stack.callback(_end, child)
-        request_inside.close()
-        result_inside.close()
-        _send(request.fileno(), pack(spec, timeout_s=timeout_s))
-        out, err = child.communicate(stdin if isinstance(stdin, bytes) else None)
-        answer = _read_all(result.fileno())
-    return _result(answer, key, out, err)
+    with Streams(stdin, capture=capture) as streams:
+        remote = Remote(spec, streams.inside, keep=(lease.fd,), timeout_s=timeout_s)
+        try:
+            streams.exchange(remote)
+        finally:
+            remote.end()
+    return _result(remote.outcome, key, streams.out, streams.err)
 
 
-def _interpreter() -> str:
-    """Return the interpreter that the launcher runs in: this one."""
-    import sys
-
-    if not sys.executable:
-        raise CowstoreError("cannot start a launcher: this interpreter does not know its own path (sys.executable)")
-    return sys.executable
-
-
-def _send(fd: int, content: bytes) -> None:
-    """Write the request, its length first; a launcher that died is noticed by the answer that it does not give."""
-    content = len(content).to_bytes(8, "little") + content
-    try:
-        while content:
-            content = content[os.write(fd, content) :]
-    except BrokenPipeError:
-        return
-
-
-def _read_all(fd: int) -> bytes:
-    content = b""
-    while part := os.read(fd, 65536):
-        content += part
-    return content
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the launcher, and with it the container, where the caller has no patience any more (an exception)."""
-    if child.poll() is None:
-        child.kill()
-        child.wait()
-    for stream in (child.stdin, child.stdout, child.stderr):
-        if stream is not None and not stream.closed:
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue
-
-
-def _result(answer: bytes, key: str, out: bytes | None, err: bytes | None) -> Result:
+def _result(said: dict[str, Any] | None, key: str, out: bytes | None, err: bytes | None) -> Result:
     """Make the result of the launcher's answer.
 
     :raises CowstoreError: the container could not be made, or the launcher was killed.
     """
-    if not answer:
+    if said is None:
         raise CowstoreError(
             f"the launcher of the container on {key!r} was killed or failed; its remarks are on standard error"
         )
-    said = marshal.loads(answer)  # noqa: S302  # from our child
     wait_status, failure_status, failure = (
         said.pop("wait_status", None),
         said.pop("failure_status", LAUNCHER_FAILED),

@@ -1,9 +1,11 @@
-"""The launcher of ``cowstore.run``, a process of its own; run by its path, with ``-I -S``.
+"""The warm launcher: a fork server that starts containers for one process; run by its path, with ``-I -S``.
 
-    child.py REQUEST RESULT [KEEP…]
+    child.py SOCKET
 
-reads a packed spec from the pipe REQUEST up to its length, runs it, and writes one message about the outcome to the
-pipe RESULT. REQUEST stays open as long as the process lives that this is for; when it ends, so does the container.
+Every message on the socket carries the descriptors of one container: a pipe with the request, a pipe for the answer,
+the program's standard streams, and what process 1 shall hold. The server forks, and the child is its launcher.
+The server has one thread and all modules loaded, so that a start costs a fork. It ends with its owner, who holds the
+other end of the socket; a launcher ends, and its container with it, when the request's pipe ends.
 """
 
 from __future__ import annotations
@@ -11,42 +13,85 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-def main() -> None:
-    """Run what is asked for."""
+MOST_DESCRIPTORS = 16
+
+
+def main() -> NoReturn:
+    """Serve until the owner is gone."""
     import gc
 
     gc.disable()
-    request, result, *keep = map(int, sys.argv[1:])
     # The package this file is part of, whether installed or not; behind the standard library.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    # The C module alone: all that socket adds costs more than the rest of this start.
+    import _socket
+    import array
+    import signal
+
+    # Nobody waits for the launchers.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    number = int(sys.argv[1])
+    # What else was inheritable there is none of ours, and would be kept open for the server's whole life.
+    os.closerange(3, number)
+    os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+    os.set_inheritable(number, False)
+    own = _socket.socket(fileno=number)
+    # What a launcher imports on its way is imported once, here.
+    import cowstore.mounting
+    import cowstore.runtime.launcher
+    import cowstore.runtime.transport  # noqa: F401
+
+    size = _socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+    while True:
+        content, ancillary, _, _ = own.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
+        if not content:
+            os._exit(0)
+        fds = array.array("i")
+        for _, _, data in ancillary:
+            fds.frombytes(data)
+        if os.fork() == 0:
+            own.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            launch(*fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *keep: int) -> NoReturn:
+    """Be the launcher of one container."""
     from cowstore.errors import CowstoreError
+    from cowstore.runtime import messages
+    from cowstore.runtime.init import explain
     from cowstore.runtime.launcher import Container
     from cowstore.runtime.transport import unpack
 
-    for fd in (request, result, *keep):
-        os.set_inheritable(fd, False)
-    length = int.from_bytes(_read(request, 8), "little")
     try:
-        spec, more = unpack(_read(request, length))
-        timeout_s = more["timeout_s"]
-        outcome = Container(spec, keep=keep).supervise(
-            timeout_s=timeout_s if isinstance(timeout_s, float) else None, owner=request
-        )
-        answer = outcome.summary()
-    except OSError as error:
-        from cowstore.runtime.init import explain
-
-        answer = {"failure": f"cannot start a container: {explain(error)}"}
-    except CowstoreError as error:
-        answer = {"failure": str(error)}
-    import marshal
-
-    try:
-        os.write(result, marshal.dumps(answer))
-    except BrokenPipeError:
-        pass  # whom this was for is gone
-    os._exit(0)
+        for fd, standard in ((stdin, 0), (stdout, 1), (stderr, 2)):
+            os.dup2(fd, standard)
+            os.close(fd)
+        length = int.from_bytes(_read(request, 8), "little")
+        try:
+            spec, more = unpack(_read(request, length))
+            timeout_s = more["timeout_s"]
+            container = Container(spec, keep=keep)
+            outcome = container.supervise(
+                timeout_s=timeout_s if isinstance(timeout_s, float) else None,
+                owner=request,
+                measured=True,
+                on_running=lambda: messages.send(result, messages.RUNNING, container.pid),
+            )
+            answer = outcome.summary()
+        except OSError as error:
+            answer = {"failure": f"cannot start a container: {explain(error)}"}
+        except CowstoreError as error:
+            answer = {"failure": str(error)}
+        messages.send(result, messages.OUTCOME, answer)
+    finally:
+        os._exit(0)
 
 
 def _read(fd: int, length: int) -> bytes:

@@ -183,10 +183,10 @@ def tmpfs(places: Iterable[str]) -> tuple[tuple[str, int | None], ...]:
 
     :raises InvalidArgument: one is of another form.
     """
-    from cowstore.drivers._options import size
-
     made: list[tuple[str, int | None]] = []
     for text in places:
+        from cowstore.drivers._options import size
+
         path, colon, limit = text.partition(":")
         try:
             size_bytes = size(limit) if colon else None

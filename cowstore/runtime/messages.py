@@ -1,4 +1,4 @@
-"""What process 1 tells its launcher: small tuples over a pipe, complete or not at all.
+"""What process 1 tells its launcher, and a launcher its owner: small tuples over a pipe, complete or not at all.
 
 :mod:`marshal` is in every interpreter and costs no import; both ends are one process and its child.
 """
@@ -19,6 +19,8 @@ FAILED = "failed"
 """(FAILED, status, text): there will be no program; what its launcher should exit with, and why."""
 ENDED = "ended"
 """(ENDED, wait status): the program has ended, and with it all that it left running."""
+OUTCOME = "outcome"
+"""(OUTCOME, names and values): all that became of a run, from a launcher in another process."""
 WARNING = "warning"
 """(WARNING, text): something to tell people."""
 
@@ -26,9 +28,9 @@ _HEAD = struct.Struct("<I")
 _MOST = 4000  # below PIPE_BUF, so that no message is torn
 
 
-def send(fd: int, *message: str | int) -> None:
+def send(fd: int, *message: object) -> None:
     """Write one message; an end that is gone is none of the writer's business."""
-    content = marshal.dumps(message)
+    content = marshal.dumps(message)  # type: ignore[arg-type]  # plain values only
     try:
         os.write(fd, _HEAD.pack(len(content)) + content)
     except BrokenPipeError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import cowstore
+from cowstore.runtime.remote import server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,3 +19,5 @@ def store(tmp_path: Path) -> Iterator[cowstore.Store]:
     with cowstore.open(tmp_path / "store", driver="overlay") as opened:
         opened.adopt("host", "/")
         yield opened
+    # The warm launcher stays for the life of the process; a test's process is the whole session's.
+    server.stop()

@@ -148,8 +148,9 @@ with cowstore.open({store.root!r}) as store:
     running = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
-    [child] = [int(pid) for pid in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
-    os.kill(child, 9)
+    [fork_server] = _children(running.pid)
+    [launcher] = _children(fork_server)
+    os.kill(launcher, 9)
     running.wait()
     running.stdout.close()
     assert left_behind()
@@ -157,6 +158,10 @@ with cowstore.open({store.root!r}) as store:
     while left_behind() and time.monotonic() < deadline:
         cowstore.run(store, parent="host", argv=["true"], limits=Limits(pids=20, memory_bytes=1 << 28))
     assert left_behind() == []
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_what_makes_no_sense_is_refused(store: cowstore.Store) -> None:

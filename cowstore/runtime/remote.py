@@ -1,0 +1,183 @@
+"""The other end of the warm launcher: starts it once per process, and asks it for containers.
+
+No Python runs in this process between fork and exec: :mod:`subprocess` starts the server, and it forks. Threads may ask
+at the same time; a forked child of this process starts a server of its own.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import sys
+import time
+from threading import Lock
+
+from cowstore._linux.fd import Descriptor
+from cowstore.errors import CowstoreError
+from cowstore.runtime import messages
+from cowstore.runtime.transport import pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
+
+    from cowstore.runtime.spec import Spec
+
+_PATIENCE_SECONDS = 2.0
+
+
+class _Server:
+    """The fork server of this process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._known_at_exit = False
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """In a forked child: the server is the parent's."""
+        self._lock = Lock()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.returncode = 0  # not a child of this process: nothing to wait for, nothing to warn of
+            self._process = None
+
+    def ask(self, fds: Sequence[int]) -> None:
+        """Have a launcher forked that gets these descriptors.
+
+        :raises CowstoreError: the server cannot be started.
+        """
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        with self._lock:
+            for _ in range(2):
+                if self._socket is None:
+                    self._start()
+                assert self._socket is not None, "it was started"
+                try:
+                    self._socket.sendmsg([b"+"], ancillary)
+                    return
+                except (BrokenPipeError, ConnectionResetError):  # somebody killed it
+                    self._stop()
+        raise CowstoreError(
+            "the launcher of containers ends as soon as it is started; its remarks are on standard error"
+        )
+
+    def _start(self) -> None:
+        if not sys.executable:
+            raise CowstoreError("cannot start a launcher: this interpreter does not know its own path (sys.executable)")
+        import atexit
+        import subprocess
+
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            # Not posix_spawn(3): glibc's leaves two signals ignored that no later call can reset.
+            script = os.path.join(os.path.dirname(__file__), "child.py")
+            number = theirs.fileno()
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", script, str(number)],
+                    pass_fds=(number,),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._socket = ours
+        if not self._known_at_exit:
+            self._known_at_exit = True
+            atexit.register(self.stop)
+
+    def _stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the server; the next container starts another."""
+        with self._lock:
+            self._stop()
+
+
+server = _Server()
+"""Of this process."""
+
+
+class Remote:
+    """One container, started through the server.
+
+    :ivar pid: of process 1, as it is seen here; 0 until :meth:`listen` has told that the program runs.
+    :ivar outcome: what the launcher said at the end, or None.
+    """
+
+    def __init__(self, spec: Spec, streams: Sequence[int], *, keep: Sequence[int], timeout_s: float | None) -> None:
+        """Start *spec*.
+
+        :param streams: descriptors of the program's standard input, output and error. :param keep: descriptors for
+            process 1 to hold.
+        """
+        self.pid = 0
+        self.outcome: dict[str, object] | None = None
+        self._reader = messages.Reader()
+        request_inside, request = map(Descriptor, os.pipe2(os.O_CLOEXEC))
+        result, result_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
+        with request_inside, result_inside:
+            server.ask([request_inside.fileno(), result_inside.fileno(), *streams, *keep])
+        self._request, self.result = request, result
+        content = pack(spec, timeout_s=timeout_s)
+        self._write(len(content).to_bytes(8, "little") + content)
+
+    def _write(self, content: bytes) -> None:
+        """Write to the launcher; one that has ended is noticed by its silence."""
+        try:
+            while content:
+                content = content[os.write(self._request.fileno(), content) :]
+        except BrokenPipeError:
+            return
+
+    def send(self, number: int) -> None:
+        """Send a signal as if to the program."""
+        if not self.result.closed:
+            self._write(bytes((number,)))
+
+    def listen(self) -> bool:
+        """Take what the launcher says now; False when it has said all."""
+        content = os.read(self.result.fileno(), 65536)
+        for message in self._reader.feed(content):
+            match message:
+                case (messages.RUNNING, int(pid)):
+                    self.pid = pid
+                case (messages.OUTCOME, dict(outcome)):
+                    self.outcome = outcome
+        return bool(content)
+
+    def end(self) -> None:
+        """End the container if it has not ended, and let go of the launcher."""
+        if self.result.closed:
+            return
+        self._request.close()
+        poll = select.poll()
+        poll.register(self.result.fileno(), select.POLLIN)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while poll.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            if not self.listen():
+                break
+        if self.outcome is None:
+            self._await_process_1(deadline)
+        self.result.close()
+
+    def _await_process_1(self, deadline: float) -> None:
+        """The launcher was killed: the kernel is ending the container."""
+        while self.pid and os.path.exists(f"/proc/{self.pid}") and time.monotonic() < deadline:
+            time.sleep(0.001)

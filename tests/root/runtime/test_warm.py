@@ -1,0 +1,136 @@
+"""The warm launcher: one fork server per process, that ends with it and minds threads, forks and kills."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cowstore
+from cowstore.runtime.remote import server
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _echo(store: cowstore.Store, text: str) -> bytes | None:
+    return cowstore.run(store, parent="host", argv=["echo", text], capture=True).out
+
+
+def test_one_server_serves_all(store: cowstore.Store) -> None:
+    assert _echo(store, "a") == b"a\n"
+    assert server._process is not None
+    first = server._process.pid
+    for text in ("b", "c"):
+        assert _echo(store, text) == text.encode() + b"\n"
+    assert server._process.pid == first
+    deadline = time.monotonic() + 2
+    while _children(first) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _children(first) == []
+
+
+def test_a_server_that_was_killed_is_replaced(store: cowstore.Store) -> None:
+    assert _echo(store, "a") == b"a\n"
+    assert server._process is not None
+    os.kill(server._process.pid, 9)
+    while Path(f"/proc/{server._process.pid}/status").read_text().find("State:\tZ") < 0:
+        time.sleep(0.01)
+    assert _echo(store, "b") == b"b\n"
+
+
+def test_a_forked_child_has_its_own(store: cowstore.Store) -> None:
+    assert _echo(store, "a") == b"a\n"
+    assert server._process is not None
+    mine = server._process.pid
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with cowstore.open(store.root) as own:
+                out = _echo(own, "child") or b""
+            assert server._process is not None
+            os.write(write, out + str(server._process.pid != mine).encode())
+            server.stop()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as file:
+        assert file.read() == b"child\nTrue"
+    os.waitpid(pid, 0)
+    assert _echo(store, "b") == b"b\n"
+    assert server._process.pid == mine
+
+
+def test_it_ends_with_its_owner(store: cowstore.Store) -> None:
+    script = f"""
+import os, time, cowstore
+store = cowstore.open({store.root!r})
+cowstore.run(store, parent="host", argv=["true"])
+print("up", flush=True)
+time.sleep(100)
+"""
+    owner = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"up\n"
+    [process] = _children(owner.pid)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    deadline = time.monotonic() + 2
+    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_it_keeps_nothing_of_its_owners_open(store: cowstore.Store) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    try:
+        assert _echo(store, "a") == b"a\n"
+        os.close(write)
+        assert os.read(read, 1) == b""
+    finally:
+        os.close(read)
+
+
+def test_threads_share_it(store: cowstore.Store) -> None:
+    """RT-14."""
+    found: list[bytes | None] = []
+
+    def go(number: int) -> None:
+        found.extend(_echo(store, f"{number}.{turn}") for turn in range(5))
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(out or b"" for out in found) == [b"%d.%d\n" % (a, b) for a in range(4) for b in range(5)]
+
+
+def test_ctrl_c_in_the_caller_ends_the_container(store: cowstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), 2))
+    timer.start()
+    started = time.monotonic()
+    try:
+        cowstore.run(store, parent="host", argv=["sleep", "100"])
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("not interrupted")
+    finally:
+        timer.join()
+    assert time.monotonic() - started < 5
+    assert [snapshot.key for snapshot in store.walk()] == ["host"]
