@@ -57,6 +57,10 @@ class Btrfs(Driver):
             may_enable=options.quota is True or (own and options.quota is not False),
             may_use=options.quota is not False,
         )
+        if not self._quota.possible():
+            import dataclasses
+
+            self.capabilities = dataclasses.replace(self.capabilities, size_limits=False)
 
     @classmethod
     def probe(cls, directory: str, options: object) -> None:

@@ -39,32 +39,31 @@ def moment(home_fd: int, source_fd: int, forget: Callable[[list[int]], None]) ->
 
 def _take(home_fd: int, source_fd: int) -> tuple[str, Descriptor]:
     """Make a snapshot and lock it."""
-    while True:
-        name = PREFIX + os.urandom(8).hex()
+    name = PREFIX + os.urandom(8).hex()
+    # Between its making and its lock nobody may take it for a dead one's.
+    with open_(".", _DIRECTORY, dir_fd=home_fd) as guard:
+        fcntl.flock(guard.fileno(), fcntl.LOCK_SH)
         btrfs.snap_create(home_fd, name, source_fd, read_only=True)
-        try:
-            root = open_(name, _DIRECTORY, dir_fd=home_fd)
-        except FileNotFoundError:
-            # Somebody took it for a dead one's before it was locked.
-            continue
-        try:
-            fcntl.flock(root.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            root.close()
-            continue
-        return name, root
+        root = open_(name, _DIRECTORY, dir_fd=home_fd)
+        fcntl.flock(root.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return name, root
 
 
 def stale(home_fd: int, names: Iterable[str]) -> list[str]:
     """List those of *names*, of the home, whose takers are dead."""
+    suspects = [name for name in names if name.startswith(PREFIX)]
+    if not suspects:
+        return []
     found = []
-    for name in names:
-        if not name.startswith(PREFIX):
-            continue
-        try:
-            with open_(name, _DIRECTORY, dir_fd=home_fd) as root:
-                fcntl.flock(root.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found.append(name)
-        except (FileNotFoundError, BlockingIOError):
-            continue
+    with open_(".", _DIRECTORY, dir_fd=home_fd) as guard:
+        fcntl.flock(guard.fileno(), fcntl.LOCK_EX)
+        for name in suspects:
+            try:
+                with open_(name, _DIRECTORY, dir_fd=home_fd) as root:
+                    fcntl.flock(root.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # One that is gone by now was deleted by its taker, who let go of it afterwards.
+                    os.stat(name, dir_fd=home_fd, follow_symlinks=False)
+                    found.append(name)
+            except (FileNotFoundError, BlockingIOError):
+                continue
     return found

@@ -59,6 +59,10 @@ class Quota:
         """Tell whether quota groups are on, and may be used here."""
         return self._item(abi.QGROUP_STATUS_KEY, 0) is not None
 
+    def possible(self) -> bool:
+        """Tell whether sizes can be limited, now or after :meth:`require`."""
+        return self._may_use and (self._may_enable or self.enabled())
+
     def kind(self) -> str:
         """Tell which sort of quota is on, for people."""
         item = self._item(abi.QGROUP_STATUS_KEY, 0)

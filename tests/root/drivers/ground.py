@@ -7,6 +7,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cowstore import mounting
 from cowstore._linux import loop
 from cowstore._linux.fd import open_
@@ -28,6 +30,15 @@ def tmpfs_at(path: Path, options: str = "mode=755") -> Iterator[Path]:
         yield path
     finally:
         umount2(str(path))
+
+
+def needs_user_attributes(path: Path) -> None:
+    """Skip where the kernel's tmpfs takes none (before Linux 6.6)."""
+    try:
+        os.setxattr(path, "user.cowstore", b"")
+        os.removexattr(path, "user.cowstore")
+    except OSError:
+        pytest.skip("elsewhere: this kernel's tmpfs takes no user.* attributes")
 
 
 @contextmanager

@@ -342,6 +342,7 @@ def test_the_administrators_quota_is_left_alone(on_btrfs: Path, admin: bool) -> 
             btrfs.quota_ctl(fd, btrfs.QuotaCommand.ENABLE)
             btrfs.quota_rescan_wait(fd)
         made = Btrfs(str(on_btrfs), Btrfs.Options())
+        assert made.capabilities.size_limits is admin
         if admin:
             made.create(1, None, 8 << 20)
         else:

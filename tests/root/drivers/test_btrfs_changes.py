@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import stat
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -462,3 +463,23 @@ def test_nothing_of_the_moment_stays(pool: Btrfs) -> None:
     pool.create(2, 1, None)
     assert list(pool.changes(2, 1)) == []
     assert sorted(pool._ground.names()) == ["1", "2"]
+
+
+def test_a_moment_is_never_taken_for_a_dead_ones(pool: Btrfs) -> None:
+    """While one thread asks for changes all the time, another looks for leftovers."""
+    make(pool, 1, None, {"a": b""})
+    pool.create(2, 1, None)
+    found: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            found.extend(pool.leftovers())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(30):
+        assert list(pool.changes(2, 1)) == []
+    over.set()
+    thread.join()
+    assert found == []
