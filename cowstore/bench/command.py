@@ -91,6 +91,7 @@ def _add_choice(made: argparse.ArgumentParser) -> None:
 
 def _add_results(made: argparse.ArgumentParser) -> None:
     made.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    made.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
     made.add_argument("--html", metavar="FILE", help="write a report, one file that can be looked at offline")
     made.add_argument(
         "--merge",
@@ -204,9 +205,9 @@ def _check_names(arguments: argparse.Namespace) -> None:
 
         pick(arguments.workload, load_all(), "workload")
     if getattr(arguments, "peer", []):
-        from cowstore.bench.peers import PEERS
+        from cowstore.bench.peers import load_peers
 
-        pick(arguments.peer, PEERS, "peer")
+        pick(arguments.peer, load_peers(), "peer")
 
 
 def _quick(run: Run, place: Scratch, say: Callable[[str], None], _arguments: argparse.Namespace) -> None:
@@ -269,7 +270,12 @@ def _finish(run: Run, arguments: argparse.Namespace) -> int:
         from cowstore.bench import report
 
         report.save(run, arguments.html)
-    table.show(run)
+    if arguments.json:
+        import json
+
+        print(json.dumps(run.document()))
+    else:
+        table.show(run)
     return OVER if run.over else 0
 
 

@@ -76,9 +76,10 @@ def _anchor(name: str) -> str:
 def _subtitle(run: Run) -> str:
     found = run.machine
     text = (
-        f"cowstore {found.get('cowstore')} on Linux {found.get('kernel')}, {found.get('processors')} x "
-        f"{found.get('processor')}, {found.get('file_system')} below; {run.started}, seed {run.seed}. Medians; "
-        "the line across the end of a bar is the middle half of the repeats. Scales are logarithmic where something is ten times as large."
+        f"cowstore {found.get('cowstore')} on Linux {found.get('kernel')}, {found.get('processors')} processors "
+        f"({found.get('processor')}), {found.get('file_system')} below; {run.started}, seed {run.seed}. Medians; the "
+        "line across the end of a bar is the middle half of the repeats. Scales are logarithmic where something is ten "
+        "times as large."
     )
     return f'<p class="soft">{escape(text)}</p>'
 

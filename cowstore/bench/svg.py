@@ -49,9 +49,9 @@ class _Linear:
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         most = max(values)
-        self.step = 10 ** math.floor(math.log10(most))
+        self.step: float = 10.0 ** math.floor(math.log10(most))
         self.step /= 5 if most < 2 * self.step else 2 if most < 5 * self.step else 1
-        self.high = math.ceil(most * 1.0001 / self.step) * self.step
+        self.high: float = math.ceil(most * 1.0001 / self.step) * self.step
         self.start, self.end = start, end
 
     def at(self, value: float) -> float:

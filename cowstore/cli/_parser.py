@@ -247,6 +247,15 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
 
 
     made = command(
+        "bench",
+        "bench:bench",
+        "measure the drivers of this machine, and the tools beside them",
+        "Suites: quick, drivers, layers, run, scale, peers; with results: compare, report. Options of each: "
+        "`cowstore bench SUITE --help`.",
+    )
+    made.add_argument("words", metavar="SUITE …", nargs=argparse.REMAINDER, help="a suite with its options")
+
+    made = command(
         "completion",
         "_completion:completion",
         "print what makes a shell complete this command's words",

@@ -1,0 +1,235 @@
+"""Peers that are container engines: containers-storage, containerd, podman, buildah."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import time
+
+from cowstore.bench import synthetic
+from cowstore.bench.installed import process
+from cowstore.bench.peers import LIMITS, peer, said
+from cowstore.errors import CowstoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from cowstore.bench.peers import Place, Steps
+
+_PATIENCE_SECONDS = 20.0
+_NAMESPACE = "cowstore-bench"
+
+
+@peer("containers-storage", **{"containers-storage": "containers-storage"})
+def containers_storage(place: Place, stack: ExitStack) -> Steps:
+    """The storage library of podman, by its command."""
+    home = place.directory("containers-storage")
+    where = ["-g", f"{home}/graph", "-R", f"{home}/run", "-s", "overlay"]
+
+    def storage(verb: str, *words: str) -> None:
+        process(["containers-storage", verb, *where, *words], os.environ)
+
+    storage("import-layer", "-i", "base", "-f", place.root_tar)
+    stack.callback(_unmount, home)
+    storage("import-layer", "-i", "tree", "-f", place.tree_tar)
+    storage("create-layer", "-i", "edited", "tree")
+    point = said("containers-storage", "mount", *where, "edited")
+    synthetic.edit(point, place.recipe, 10)
+    storage("unmount", "edited")
+    numbers = itertools.count()
+
+    def snapshot() -> None:
+        storage("create-layer", "-i", "child", "base")
+        storage("delete-layer", "child")
+
+    def mount() -> None:
+        storage("create-layer", "-i", "child", "base")
+        storage("mount", "child")
+        storage("unmount", "child")
+        storage("delete-layer", "child")
+
+    return {
+        "snapshot": snapshot,
+        "mount": mount,
+        "apply": lambda: storage("import-layer", "-i", f"applied{next(numbers)}", "-f", place.tree_tar),
+        "diff": lambda: storage("diff", "-u", "-f", f"{home}/diff.tar", "edited"),
+    }
+
+
+def _unmount(directory: str) -> None:
+    """Unmount what an engine has left mounted below its directory."""
+    from cowstore._linux.mount import UmountFlag, umount2
+    from cowstore._linux.procfs import mountinfo
+
+    top = os.fsencode(directory) + b"/"
+    for entry in reversed(mountinfo()):
+        if entry.mount_point.startswith(top):
+            umount2(entry.mount_point, UmountFlag.NOFOLLOW | UmountFlag.DETACH)
+
+
+def _engine(program: str, place: Place, stack: ExitStack) -> list[str]:
+    """Return the start of the command lines of podman and buildah, with an image ``localhost/mini``."""
+    home = place.directory(program[0])  # podman wants the path of its --runroot below 50 characters
+    stack.callback(_unmount, home)
+    line = [program, "--root", f"{home}/root", "--runroot", f"{home}/r", "--storage-driver", "overlay"]
+    if program == "podman":
+        line += ["--cgroup-manager", "cgroupfs", "--tmpdir", f"{home}/tmp"]
+        said(*line, "import", place.root_tar, "localhost/mini")
+    else:
+        said(*line, "pull", f"oci:{place.image}:mini")
+    return line
+
+
+@peer("podman", podman="podman", crun="crun")
+def podman(place: Place, stack: ExitStack) -> Steps:
+    """An engine without a daemon."""
+    line = _engine("podman", place, stack)
+    limits = [word for limit in LIMITS for word in ("--ulimit", limit)]
+
+    def snapshot() -> None:
+        process(
+            [*line, "create", "--name", "child", *limits, "--network", "none", "localhost/mini", "true"], os.environ
+        )
+        process([*line, "rm", "child"], os.environ)
+
+    start = [*line, "run", "--rm", *limits, "--network", "none", "localhost/mini", "true"]
+    numbers = itertools.count()
+    return {
+        "snapshot": snapshot,
+        "start": lambda: process(start, os.environ),
+        "apply": lambda: process([*line, "import", place.tree_tar, f"localhost/applied{next(numbers)}"], os.environ),
+    }
+
+
+@peer("buildah", buildah="buildah")
+def buildah(place: Place, stack: ExitStack) -> Steps:
+    """An image builder."""
+    line = _engine("buildah", place, stack)
+    image = said(*line, "images", "-q").split()[0]
+
+    def snapshot() -> None:
+        process([*line, "from", "--name", "child", image], os.environ)
+        process([*line, "rm", "child"], os.environ)
+
+    def mount() -> None:
+        process([*line, "from", "--name", "child", image], os.environ)
+        process([*line, "mount", "child"], os.environ)
+        process([*line, "umount", "child"], os.environ)
+        process([*line, "rm", "child"], os.environ)
+
+    return {"snapshot": snapshot, "mount": mount}
+
+
+_CONFIGURATION = """\
+version = 2
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", \
+"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
+[grpc]
+address = "{home}/socket"
+"""
+
+
+def _containerd(place: Place, stack: ExitStack) -> tuple[str, str]:
+    """Start a containerd of our own with the image; returns its socket and the chain id of the image."""
+    home = place.directory("containerd")
+    stack.callback(_unmount, home)
+    with open(f"{home}/config.toml", "w", encoding="utf-8") as file:
+        file.write(_CONFIGURATION.format(home=home))
+    with open(f"{home}/log", "wb") as log:
+        daemon = subprocess.Popen(["containerd", "-c", f"{home}/config.toml"], stdout=log, stderr=log)
+    stack.callback(_end, daemon)
+    socket, deadline = f"{home}/socket", time.monotonic() + _PATIENCE_SECONDS
+    client = ["ctr", "-a", socket, "-n", _NAMESPACE]
+    while True:
+        try:
+            said(*client, "version")
+            break
+        except CowstoreError:
+            if time.monotonic() > deadline or daemon.poll() is not None:
+                raise
+            time.sleep(0.1)
+    said(*client, "images", "import", place.image_tar)
+    return socket, said(*client, "snapshots", "ls").splitlines()[-1].split()[0]
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(10)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+
+
+@peer("containerd (ctr)", containerd="containerd", ctr="containerd", runc="runc")
+def containerd(place: Place, stack: ExitStack) -> Steps:
+    """A daemon, by its command."""
+    socket, base = _containerd(place, stack)
+    client = ["ctr", "-a", socket, "-n", _NAMESPACE]
+    point = place.directory("point")
+
+    def ctr(*words: str) -> None:
+        process([*client, *words], os.environ)
+
+    def snapshot() -> None:
+        ctr("snapshots", "prepare", "child", base)
+        ctr("snapshots", "rm", "child")
+
+    def mount() -> None:
+        # As its manual has it: the command prints mount(8)'s command line.
+        process(["sh", "-c", f"$({' '.join(client)} snapshots prepare --target {point} child {base})"], os.environ)
+        process(["umount", point], os.environ)
+        ctr("snapshots", "rm", "child")
+
+    ctr("snapshots", "prepare", "edited", base)
+    numbers = itertools.count()
+    return {
+        "snapshot": snapshot,
+        "mount": mount,
+        "diff": lambda: ctr("snapshots", "diff", "edited"),
+        "start": lambda: ctr("run", "--rm", "localhost/mini:latest", f"one-{next(numbers)}", "true"),
+    }
+
+
+@peer("containerd (gRPC)", containerd="containerd", ctr="containerd")
+def containerd_grpc(place: Place, stack: ExitStack) -> Steps:
+    """The same daemon, by messages from a small client over one connection.
+
+    Source: containerd's api/services/snapshots/v1/snapshots.proto.
+    """
+    try:
+        import grpc
+    except ImportError as error:
+        raise CowstoreError("the Python package grpcio is not installed: pip install grpcio") from error
+    socket, base = _containerd(place, stack)
+    channel = grpc.insecure_channel(f"unix://{socket}")
+    stack.callback(channel.close)
+    service = "/containerd.services.snapshots.v1.Snapshots/"
+    metadata = (("containerd-namespace", _NAMESPACE),)
+
+    def call(method: str) -> Callable[[bytes], bytes]:
+        raw = channel.unary_unary(service + method, request_serializer=bytes, response_deserializer=bytes)
+        return lambda message: raw(message, metadata=metadata, timeout=30)
+
+    prepare, remove = call("Prepare"), call("Remove")
+    make = _message(1, "overlayfs") + _message(2, "child") + _message(3, base)
+    end = _message(1, "overlayfs") + _message(2, "child")
+
+    def snapshot() -> None:
+        prepare(make)
+        remove(end)
+
+    return {"snapshot": snapshot}
+
+
+def _message(field: int, text: str) -> bytes:
+    """Encode one string field of a protocol buffer; all of ours are shorter than 128 bytes."""
+    content = text.encode()
+    if len(content) > 127:
+        raise ValueError(f"{text!r} is too long for this encoder")
+    return bytes([field << 3 | 2, len(content)]) + content
