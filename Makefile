@@ -2,7 +2,7 @@
 #   make demo   as root: a process on a throw-away copy of this machine
 #   make test   everything that can be tested here
 
-.PHONY: demo test
+.PHONY: demo test bench-peers
 
 demo:
 	@scripts/setup demo
@@ -11,3 +11,8 @@ demo:
 test:
 	@scripts/setup test
 	@.venv/bin/tox run
+
+# Debian's packages of the tools that `python -m benchmarks peers` measures beside cowstore.
+bench-peers:
+	apt-get install --yes --no-install-recommends containers-storage containerd podman buildah umoci bubblewrap crun \
+	    runc tar libarchive-tools btrfs-progs dmsetup
