@@ -237,10 +237,17 @@ class Ground:
             oracle.assert_changes(self.changes(active), expected, what=f"changes of {active}")
             self.store.commit(key, active)
             oracle.assert_changes(self.changes(key), expected, what=f"changes of {key} once committed")
+            if keys[1:]:
+                self._look_further(key, keys[-2])
             self.look(key)
             keys.append(key)
             parent = key
         return keys
+
+    def _look_further(self, key: str, base: str) -> None:
+        """Compare what changed over two layers at once; in the upper one of them things may be as they were."""
+        expected = oracle.changes(self.scan(base), self.scan(key))
+        oracle.assert_changes(self.changes(key, base), expected, what=f"changes of {key} from {base}")
 
     def look(self, key: str, expected: str | None = None) -> None:
         """Compare a committed snapshot, through a view of it, with the flat directory or with *expected*."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from cowstore.errors import NotFound, Unsupported
+from cowstore.errors import Busy, NotFound, Unsupported
 from cowstore.testing import oracle
 from cowstore.testing._case import Ground, case
 from cowstore.testing._expect import equal, refused
@@ -272,7 +272,7 @@ def removed_for_good(ground: Ground) -> None:
 
 @case("aufs MountedTrueResponse, RemoveMountedDir; devmapper MountLeaks")
 def mounts_come_and_go(ground: Ground) -> None:
-    """A mount is there within the block and nowhere after it, twice in a row and nested."""
+    """A mount is there within the block and nowhere after it, twice in a row."""
     from cowstore.testing import leaks
 
     base = ground.grow(lambda tree: tree.write("file", "base"))[0]
@@ -280,11 +280,44 @@ def mounts_come_and_go(ground: Ground) -> None:
     for _ in range(2):
         with ground.mounted("active") as root:
             assert os.path.exists(f"{root}/file"), "the tree is not there"
-            with ground.mounted("active") as again, ground.mounted(base):
-                Editor(again, round_=3).write("written", "here")
-                assert os.path.exists(f"{root}/written"), "two mounts of one snapshot show two trees"
+            with ground.mounted(base) as below:
+                Editor(root, round_=3).write("written", "here")
+                assert not os.path.exists(f"{below}/written"), "what was written shows in the parent"
         assert not os.path.exists(f"{root}/file"), "the tree is still there"
         equal(leaks.mounts_below(ground.root), [], "mounts below the store")
+
+
+@case("ST-08: one snapshot mounted twice at once; OV-20")
+def mounted_twice(ground: Ground) -> None:
+    """A second writable mount of a snapshot is the same tree, written to from both sides, or it is Busy."""
+
+    def first(tree: Editor) -> None:
+        for number in range(3):
+            tree.write(f"file-{number}", "base")
+
+    base = ground.grow(first)[0]
+    ground.store.prepare("active", base)
+    ground.store.view("seen", base)
+    with ground.mounted("active") as first:
+        try:
+            with ground.mounted("active") as second:
+                for number, (here, there) in enumerate(((first, second), (second, first), (first, second))):
+                    Editor(here, round_=3 + number).append(f"file-{number}", " and more")
+                    equal(_text(f"{there}/file-{number}"), "base and more", f"file {number} by the other mount")
+                os.unlink(f"{first}/file-0")
+                assert not os.path.exists(f"{second}/file-0"), "what was removed by one mount shows in the other"
+        except Busy:
+            pass
+        Editor(first, round_=9).write("last", "by the first mount")
+        with ground.mounted("seen") as seen, ground.mounted("seen") as again:
+            equal(_text(f"{seen}/file-1"), _text(f"{again}/file-1"), "a view mounted twice")
+    with ground.mounted("active") as root:
+        equal(_text(f"{root}/last"), "by the first mount", "what the first mount wrote")
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 @case("moby#12080: UnixDomainSockets", privileged=False)

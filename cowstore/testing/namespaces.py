@@ -220,6 +220,16 @@ def fork_without_exec(ground: Ground) -> None:
         with ground.factory.open(ground.root) as other:
             refused(Busy, lambda: other.remove("active"))
             assert "short" in {snapshot.key for snapshot in other.walk()}, "an ephemeral one has gone with the child"
+    with ground.mounted("active"):
+        process = child(lambda: None)
+        process.__enter__()
+    try:
+        # The tree is unmounted here, while a process lives on that was forked when it was mounted.
+        with ground.factory.open(ground.root) as other:
+            other.commit("early", "active")
+        store.prepare("active", "early")
+    finally:
+        process.__exit__(None, None, None)
     with child(lambda: None):
         # The child lives, with copies of everything its parent had open; that keeps nothing busy.
         store.commit("layer", "active")
@@ -228,7 +238,7 @@ def fork_without_exec(ground: Ground) -> None:
         with ground.factory.open(ground.root) as other:
             equal(
                 {snapshot.key for snapshot in other.walk()},
-                {base, "layer"},
+                {base, "early", "layer"},
                 "keys after the parent has closed its store",
             )
 
@@ -259,6 +269,41 @@ def killed_while_mounted(ground: Ground) -> None:
     ground.store.commit("layer", "active")
     with ground.mounted("layer") as root, open(f"{root}/file", encoding="utf-8") as file:
         equal(file.read(), "before the end", "content")
+
+
+@case("beyond (8): locks not inherited by children")
+def killed_with_a_living_child(ground: Ground) -> None:
+    """The owner is killed, and a process that it had forked lives on: what was the owner's is cleaned up all the same."""
+    base = _base(ground)
+    ground.store.prepare("active", base)
+    ground.shut()
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        try:
+            store = ground.factory.open(ground.root)
+            store.prepare("short", base, ephemeral=True)
+            store.mounted("active").__enter__()
+            heir = os.fork()
+            if heir == 0:
+                time.sleep(120)
+                os._exit(0)
+            os.write(writer, str(heir).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader, "rb", buffering=0) as pipe:
+        os.waitpid(owner, 0)
+        heir = int(pipe.read(20))
+    try:
+        ground.reopen()
+        equal(ground.listed(), {base, "active"}, "keys: the ephemeral one has gone with its owner")
+        equal(leaks.mounts_below(ground.root), [], "mounts")
+        ground.store.commit("layer", "active")
+    finally:
+        os.kill(heir, signal.SIGKILL)
+    ground.clean()
 
 
 @case("beyond (8); design: a store used from two pid namespaces", privileged=True)
