@@ -291,11 +291,11 @@ def mounts_come_and_go(ground: Ground) -> None:
 def mounted_twice(ground: Ground) -> None:
     """A second writable mount of a snapshot is the same tree, written to from both sides, or it is Busy."""
 
-    def first(tree: Editor) -> None:
+    def edits(tree: Editor) -> None:
         for number in range(3):
             tree.write(f"file-{number}", "base")
 
-    base = ground.grow(first)[0]
+    base = ground.grow(edits)[0]
     ground.store.prepare("active", base)
     ground.store.view("seen", base)
     with ground.mounted("active") as first:

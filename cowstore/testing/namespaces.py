@@ -273,7 +273,7 @@ def killed_while_mounted(ground: Ground) -> None:
 
 @case("beyond (8): locks not inherited by children")
 def killed_with_a_living_child(ground: Ground) -> None:
-    """The owner is killed, and a process that it had forked lives on: what was the owner's is cleaned up all the same."""
+    """The owner is killed, and a process it had forked lives on: what was the owner's is cleaned up all the same."""
     base = _base(ground)
     ground.store.prepare("active", base)
     ground.shut()
