@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 
 from cowstore import _faults
 from cowstore.driver import NoOptions
@@ -157,7 +156,9 @@ class Overlay(DirectoryDriver):
                 if not self.has(name):
                     return
             if not self._remove_work(name):
-                self._take_mark_away(name)
+                from cowstore.drivers.overlay._volatile import take_mark_away
+
+                take_mark_away(f"{self.directory}/{name}/work")
                 os.rmdir(f"{name}/work/work", dir_fd=fd)
                 os.rmdir(f"{name}/work", dir_fd=fd)
             _faults.point("overlay.remove.emptied")
@@ -254,46 +255,12 @@ class Overlay(DirectoryDriver):
     def _own(self, upper: bytes, *, volatile: bool) -> tuple[tuple[bytes, bytes], ...]:
         """Describe the writable layer."""
         work = upper[:-2] + b"work"
-        self._clear_mark(work)
+        if os.path.exists(work + b"/work/incompat/volatile"):
+            from cowstore.drivers.overlay._volatile import clear_mark
+
+            clear_mark(os.fsdecode(work), keeps=not self.volatile)
         own = ((b"upperdir", upper), (b"workdir", work))
         return (*own, (b"volatile", b"")) if volatile else own
-
-    def _clear_mark(self, work: bytes) -> None:
-        """Take away the mark that a volatile mount left, with which the kernel would refuse to mount.
-
-        It stands for "not written out when the machine went down", and so means something only after that.
-        """
-        mark = work + b"/work/incompat/volatile"
-        try:
-            left = os.stat(mark).st_mtime
-        except FileNotFoundError:
-            return
-        where = os.fsdecode(work)
-        if left < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 60:
-            if not self.volatile:
-                raise StoreCorrupt(
-                    f"cannot mount {os.path.dirname(where)}: it was mounted as throw-away before the machine "
-                    f"restarted, and what was written to it may be damaged; remove the snapshot, or, to use it all "
-                    f"the same, delete {os.fsdecode(mark)}",
-                    path=where,
-                )
-            from cowstore._log import logger
-
-            logger(__name__).warning(
-                "%s was in use when the machine restarted and may be damaged (volatile store)", where
-            )
-        self._take_mark_away(os.path.basename(os.path.dirname(where)))
-
-    def _take_mark_away(self, name: str) -> None:
-        for remove, part in (
-            (os.unlink, "work/work/incompat/volatile/dirty"),
-            (os.rmdir, "work/work/incompat/volatile"),
-            (os.rmdir, "work/work/incompat"),
-        ):
-            try:
-                remove(f"{name}/{part}", dir_fd=self._fd)
-            except FileNotFoundError:
-                pass
 
     def stated_options(self) -> tuple[tuple[bytes, bytes], ...]:
         """List the options that every overlay of this store is mounted with."""

@@ -89,8 +89,27 @@ def _try(scratch: str) -> list[str]:
     driver = Overlay(scratch, NoOptions())
     try:
         return _use(driver)
+    except OSError as error:
+        # What overlay says when it cannot write its marks.
+        if error.errno != errno.EIO or not driver.userxattr or _takes_user_marks(scratch):
+            raise
+        kind = _kind(scratch)
+        hint = "tmpfs does since Linux 6.6; " if kind == "tmpfs" else ""
+        return [
+            f"{kind} does not take user.* attributes, in which an ordinary user's marks are kept ({hint}{WAYS_OUT})"
+        ]
     finally:
         driver.close()
+
+
+def _takes_user_marks(path: str) -> bool:
+    try:
+        os.setxattr(path, "user.overlay.cowstore", b"")
+    except OSError as error:
+        if error.errno not in {errno.ENOTSUP, errno.EPERM}:
+            raise
+        return False
+    return True
 
 
 def _use(driver: Overlay) -> list[str]:
