@@ -210,10 +210,12 @@ def test_making_and_growing_can_be_killed(elsewhere: Path, at: str, monkeypatch:
 
 
 def test_a_copy_of_a_pool_in_use_is_refused(elsewhere: Path, tmp_path: Path) -> None:
-    made = Btrfs(str(elsewhere), SMALL)
+    Btrfs(str(elsewhere), SMALL).close()
+    wait_detached(elsewhere)
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copy(elsewhere / "pool.img", copy / "pool.img")
+    made = Btrfs(str(elsewhere), SMALL)
     try:
         other = Btrfs(str(copy), SMALL)
     except StoreMismatch as error:
