@@ -81,7 +81,7 @@ class DeviceMapper(Driver):
         fresh = self._ids.add(id, IdRecord(parent=origin, size_bytes=inherited))
         _faults.point("devicemapper.create.recorded")
         if above.sealed:
-            # Its device is read-only, if it is active at all: no write is under way that a suspend would have to wait for.
+            # Its device, if active at all, is read-only: no write is under way that a suspend would have to wait for.
             self._snapshot(id, origin, fresh=fresh)
         else:
             with locked(self.directory, origin), self._thins.suspended(origin):

@@ -528,22 +528,6 @@ def test_shifted_loop_numbers(tmp_path: Path) -> None:
         subprocess.run(["modprobe", "loop"], check=True)
 
 
-def test_udev_is_told_to_leave_our_devices_alone(bench: Bench) -> None:
-    """With a udev daemon or without: no link to our devices, and they can be removed the moment they are free."""
-    driver = bench.driver
-    udevd = os.path.exists("/run/udev/control")
-    for id in range(1, 21):
-        driver.create(id, None, None)
-        with bench.mounted(id):
-            pass
-        assert driver._thins.find(id) is None
-    if udevd:
-        subprocess.run(["udevadm", "settle"], check=True)
-    name = driver._pool.name
-    assert not os.path.lexists(f"/dev/mapper/{name}")
-    assert not [link for link in os.listdir("/dev/mapper") if link.startswith("cowstore-")]
-
-
 def test_buffer_full_is_tried_again(bench: Bench) -> None:
     """More devices than the first buffer has room for are all listed."""
     for id in range(1, 81):
