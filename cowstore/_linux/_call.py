@@ -41,6 +41,7 @@ NUMBERS = {
     "pidfd_open": 434,
     "clone3": 435,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
 }
 _OLDER = {

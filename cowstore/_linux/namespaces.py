@@ -69,6 +69,7 @@ _unshare = bind("unshare", c_int)
 _setns = bind("setns", c_int, c_int)
 _sethostname = bind("sethostname", c_char_p, c_size_t)
 _pidfd_open = bind_syscall("pidfd_open", c_int, c_uint)
+_pidfd_getfd = bind_syscall("pidfd_getfd", c_int, c_int, c_uint)
 _pidfd_send_signal = bind_syscall("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
 # Through PyDLL the GIL stays held: a child born while another thread has it could never take it.
 _clone3 = ctypes.PyDLL(None, use_errno=True)["syscall"]
@@ -156,6 +157,24 @@ def pidfd_send_signal(pidfd: Fd, signal: int) -> None:
     """
     if retry(_pidfd_send_signal, number_of(pidfd), signal, None, 0) == -1:
         raise oserror("pidfd_send_signal(2)", detail=f"signal {signal}")
+
+
+def pidfd_getfd(pidfd: Fd, target: int) -> Descriptor:
+    """Duplicate a descriptor of the process behind a pidfd.
+
+    Args:
+        pidfd: the process, which the caller may trace.
+        target: the number of the descriptor there.
+
+    Raises:
+        OSError: EBADF, there is none of that number; EPERM; ESRCH, it has ended; ENOSYS, Linux before 5.6.
+
+    Source: pidfd_getfd(2).
+    """
+    fd = retry(_pidfd_getfd, number_of(pidfd), target, 0)
+    if fd == -1:
+        raise oserror("pidfd_getfd(2)", detail=f"descriptor {target}")
+    return Descriptor(fd)
 
 
 def clone3(flags: CloneFlag, *, cgroup_fd: Fd | None = None) -> tuple[int, Descriptor | None]:

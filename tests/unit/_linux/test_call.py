@@ -25,6 +25,7 @@ NUMBERS = {
     "pidfd_open": (434, 434, 434),
     "clone3": (435, 435, 435),
     "openat2": (437, 437, 437),
+    "pidfd_getfd": (438, 438, 438),
     "mount_setattr": (442, 442, 442),
     "renameat2": (316, 276, 276),
     "seccomp": (317, 277, 277),
