@@ -49,12 +49,24 @@ if TYPE_CHECKING:
     from cowstore.results import LayerInfo as LayerInfo
     from cowstore.results import Status as Status
     from cowstore.results import Usage as Usage
+    from cowstore.runtime.aio import run_async as run_async
     from cowstore.runtime.api import run as run
+    from cowstore.runtime.api import spawn as spawn
+    from cowstore.runtime.binds import Bind as Bind
+    from cowstore.runtime.handle import Handle as Handle
+    from cowstore.runtime.limits import Limits as Limits
+    from cowstore.runtime.result import Result as Result
     from cowstore.store import Store as Store
 
 _HOMES = {
     "open": "_opening",
     "run": "runtime.api",
+    "run_async": "runtime.aio",
+    "spawn": "runtime.api",
+    "Bind": "runtime.binds",
+    "Handle": "runtime.handle",
+    "Limits": "runtime.limits",
+    "Result": "runtime.result",
     "Store": "store",
     "Driver": "driver",
     **dict.fromkeys(("Capabilities", "Kind", "Mount", "MountFlag", "Snapshot"), "model"),
