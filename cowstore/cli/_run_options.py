@@ -30,6 +30,7 @@ The program:
   --workdir DIR        directory inside the root to start in
   --hostname NAME      name of the machine as the program sees it
   --network none|host  nothing but a loopback interface (the default), or this machine's network
+  --tty                give it a terminal of its own, connected with this one
   --as-pid-1           make the program itself process 1; else a reaper of ours is, and it its child
   --cap-add NAME       keep one more capability; --cap-drop NAME keeps one less
   --seccomp none|FILE  no filter of system calls, or that of a profile (JSON); else a default one
@@ -81,13 +82,14 @@ class Options:
         self.store: str | None = None
         self.tmpfs: list[str] = []
         self.timeout: float | None = None
+        self.tty = False
         self.user: str | None = None
         self.version = False
         self.with_mounts = False
         self.workdir: str | None = None
 
 
-_FLAGS = frozenset({"as-pid-1", "changes", "help", "print-plan", "read-only", "version", "with-mounts"})
+_FLAGS = frozenset({"as-pid-1", "changes", "help", "print-plan", "read-only", "tty", "version", "with-mounts"})
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 

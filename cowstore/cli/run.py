@@ -193,6 +193,7 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         binds=(*_binds(options), *map(compose.bind, options.bind)),
         tmpfs=compose.tmpfs(options.tmpfs),
         as_pid_1=options.as_pid_1,
+        tty=options.tty,
         limits=_limits(options),
         capabilities=caps,
         seccomp=compose.seccomp(options.seccomp, caps),

@@ -1,4 +1,4 @@
-"""``cowstore.run``: a program on a snapshot, from any thread of any program.
+"""``cowstore.run`` and ``cowstore.spawn``: a program on a snapshot, from any thread of any program.
 
 No Python runs in this process between fork and exec: the launcher is a process of its own (see
 :mod:`cowstore.runtime.remote`). It ends with the process that it works for, and the container with it.
@@ -9,27 +9,26 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 
-from cowstore.errors import CowstoreError, InvalidArgument, WrongKind
+from cowstore.errors import InvalidArgument, WrongKind
 from cowstore.model import Kind
 from cowstore.runtime import compose
+from cowstore.runtime.handle import Handle
 from cowstore.runtime.image import config_of
-from cowstore.runtime.program import LAUNCHER_FAILED
 from cowstore.runtime.remote import Remote
-from cowstore.runtime.result import Result
 from cowstore.runtime.spec import Spec
 from cowstore.runtime.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import IO, Any
+    from typing import IO
 
-    from cowstore._leased import Lease
     from cowstore.runtime.binds import Bind
     from cowstore.runtime.limits import Limits
+    from cowstore.runtime.result import Result
     from cowstore.store import Store
 
-__all__ = ["run"]
+__all__ = ["run", "spawn"]
 
 
 def run(
@@ -83,6 +82,59 @@ def run(
     :raises NotFound: no such snapshot. :raises WrongKind: *parent* is not committed. :raises InvalidArgument: the call
         is wrong. :raises CowstoreError: the container could not be made.
     """
+    started = spawn(
+        store,
+        key=key,
+        parent=parent,
+        argv=argv,
+        env=env,
+        cwd=cwd,
+        user=user,
+        hostname=hostname,
+        network=network,
+        read_only=read_only,
+        binds=binds,
+        tmpfs=tmpfs,
+        as_pid_1=as_pid_1,
+        cap_add=cap_add,
+        cap_drop=cap_drop,
+        seccomp=seccomp,
+        limits=limits,
+        timeout_s=timeout_s,
+        capture=capture,
+        stdin=stdin,
+    )
+    with started:
+        return started.wait()
+
+
+def spawn(
+    store: Store,
+    *,
+    key: str | None = None,
+    parent: str | None = None,
+    argv: Iterable[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
+    hostname: str | None = None,
+    network: str = "none",
+    read_only: bool = False,
+    binds: Iterable[Bind | str] = (),
+    tmpfs: Iterable[str] = (),
+    as_pid_1: bool = False,
+    cap_add: Iterable[str] = (),
+    cap_drop: Iterable[str] = (),
+    seccomp: str = "default",
+    limits: Limits | None = None,
+    timeout_s: float | None = None,
+    capture: bool = False,
+    stdin: bytes | int | IO[bytes] | None = None,
+) -> Handle:
+    """Start a program on a snapshot; the arguments are those of :func:`run`.
+
+    :returns: the running container, a context manager at whose end it ends. It ends with this process in any case.
+    """
     caps = compose.capabilities(cap_add, cap_drop)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))
@@ -106,7 +158,11 @@ def run(
             capabilities=caps,
             seccomp=compose.seccomp(seccomp, caps),
         )
-        return _run_remotely(spec, lease, where, timeout_s, capture=capture, stdin=stdin)
+        streams = stack.enter_context(Streams(stdin, capture=capture))
+        remote = Remote(spec, streams.inside, keep=(lease.fd,), timeout_s=timeout_s)
+        stack.callback(remote.end)
+        streams.attach(remote)
+        return Handle(where, spec, remote, streams, stack.pop_all())
 
 
 @contextmanager
@@ -132,47 +188,3 @@ def _snapshot(store: Store, key: str | None, parent: str | None, *, read_only: b
         yield made
     finally:
         store.remove(made)
-
-
-def _run_remotely(
-    spec: Spec, lease: Lease, key: str, timeout_s: float | None, *, capture: bool, stdin: bytes | int | IO[bytes] | None
-) -> Result:
-    with Streams(stdin, capture=capture) as streams:
-        remote = Remote(spec, streams.inside, keep=(lease.fd,), timeout_s=timeout_s)
-        try:
-            streams.exchange(remote)
-        finally:
-            remote.end()
-    return _result(remote.outcome, key, streams.out, streams.err)
-
-
-def _result(said: dict[str, Any] | None, key: str, out: bytes | None, err: bytes | None) -> Result:
-    """Make the result of the launcher's answer.
-
-    :raises CowstoreError: the container could not be made, or the launcher was killed.
-    """
-    if said is None:
-        raise CowstoreError(
-            f"the launcher of the container on {key!r} was killed or failed; its remarks are on standard error"
-        )
-    wait_status, failure_status, failure = (
-        said.pop("wait_status", None),
-        said.pop("failure_status", LAUNCHER_FAILED),
-        said.pop("failure"),
-    )
-    if wait_status is None and failure_status == LAUNCHER_FAILED:
-        raise CowstoreError(f"cannot run on {key!r}: {failure}")
-    signal = os.WTERMSIG(wait_status) if wait_status is not None and os.WIFSIGNALED(wait_status) else None
-    if wait_status is None:
-        status = failure_status
-    else:
-        status = 128 + signal if signal is not None else os.WEXITSTATUS(wait_status)
-    return Result(
-        status=status,
-        signal=signal,
-        out=out,
-        err=err,
-        key=key,
-        failure=failure,
-        **(said | {"warnings": tuple(said["warnings"])}),
-    )

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from cowstore.runtime.spec import Spec
+
 MOST_DESCRIPTORS = 16
 
 
@@ -69,6 +71,11 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
     from cowstore.runtime.launcher import Container
     from cowstore.runtime.transport import unpack
 
+    def entered(spec: Spec, process_1: int) -> Container:
+        from cowstore.runtime.enter import Entered
+
+        return Entered(spec, process_1)
+
     try:
         for fd, standard in ((stdin, 0), (stdout, 1), (stderr, 2)):
             os.dup2(fd, standard)
@@ -77,7 +84,8 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
         try:
             spec, more = unpack(_read(request, length))
             timeout_s = more["timeout_s"]
-            container = Container(spec, keep=keep)
+            process_1 = more.get("process_1")
+            container = Container(spec, keep=keep) if not isinstance(process_1, int) else entered(spec, process_1)
             outcome = container.supervise(
                 timeout_s=timeout_s if isinstance(timeout_s, float) else None,
                 owner=request,

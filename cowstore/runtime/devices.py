@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 
+from cowstore._linux.fd import Descriptor
 from cowstore._linux.mount import MountAttr
+from cowstore.runtime import messages
 from cowstore.runtime.root import SECURED, attach, make_file_system
 
 TYPE_CHECKING = False
@@ -22,6 +26,9 @@ LINKS = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
+TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+"""Requests about terminals. Source: include/uapi/asm-generic/ioctls.h."""
+
 _TTY_GROUP = "5"  # gid of `tty` in every distribution, and what devpts is mounted with by all of them
 
 
@@ -48,6 +55,31 @@ def mount_dev(inside: Inside) -> None:
     )
     _mount_at(here, "shm", "tmpfs", (("mode", "1777"), ("size", "65536k")), SECURED)
     _mount_at(here, "mqueue", "mqueue", (), SECURED, optional=True)
+
+
+def open_terminal(inside: Inside) -> None:
+    """Open a terminal of the container's own, and hand its other end to the launcher."""
+    dev = inside.tree["dev"].fileno()
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    master = os.open("pts/ptmx", flags, dir_fd=dev)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    # By descriptor: the peer of this very master, whatever names there are.
+    inside.terminal = Descriptor(fcntl.ioctl(master, TIOCGPTPEER, flags))
+    messages.send(inside.status, messages.TERMINAL, master)
+    taken = os.read(inside.control, 1)
+    os.close(master)
+    if not taken:
+        os._exit(125)  # the launcher is gone
+
+
+def take_terminal(inside: Inside) -> None:
+    """Make the terminal the program's own: controlling its session, and its three standard streams."""
+    assert inside.terminal is not None, "process 1 has opened it"
+    fd = inside.terminal.fileno()
+    fcntl.ioctl(fd, TIOCSCTTY, 0)
+    for standard in (0, 1, 2):
+        os.dup2(fd, standard)
+    inside.terminal.close()
 
 
 def _mount_at(

@@ -46,19 +46,21 @@ def process_1(
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         prctl.set_pdeathsig(signal.SIGKILL)
-        _close_all_but({0, 1, 2, status, control, *keep, *inside.entrances})
-        _leave_if_alone(control)
+        close_all_but({0, 1, 2, status, control, *keep, *inside.entrances})
+        leave_if_alone(control)
+        inside.status, inside.control = status, control
         if _set_up(operations, inside, status):
             if as_pid_1:
-                _become(operations, inside, status)
+                become(operations, inside, status)
             else:
-                code = _start(operations, inside, status)
+                code = start(operations, inside, status)
     finally:
         # Whatever happens, and be it a fault of ours: never return into the launcher's code, of which this is a copy.
         os._exit(code)
 
 
-def _close_all_but(kept: set[int]) -> None:
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor but these."""
     start = 0
     for fd in sorted(kept):
         if fd > start:
@@ -67,7 +69,7 @@ def _close_all_but(kept: set[int]) -> None:
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
-def _leave_if_alone(control: int) -> None:
+def leave_if_alone(control: int) -> None:
     """End if the launcher was gone before the kernel was asked to tell: its end of the pipe is closed then."""
     poll = select.poll()
     poll.register(control, 0)
@@ -75,7 +77,7 @@ def _leave_if_alone(control: int) -> None:
         os._exit(LAUNCHER_FAILED)
 
 
-def _import_no_more() -> None:
+def import_no_more() -> None:
     """Let no module come from the image."""
     sys.meta_path.clear()
     sys.path.clear()
@@ -89,7 +91,7 @@ def _set_up(operations: tuple[Operation, ...], inside: Inside, status: int) -> b
         if step.stage is not Stage.INIT:
             continue
         if inside.entered:
-            _import_no_more()
+            import_no_more()
         if not _attempt(step, inside, status):
             return False
     os.umask(before)
@@ -119,26 +121,32 @@ def explain(error: OSError) -> str:
     return f"{where}{error.strerror}" + (f" ({notes})" if notes else "")
 
 
-def _become(operations: tuple[Operation, ...], inside: Inside, status: int) -> None:
+def become(operations: tuple[Operation, ...], inside: Inside, status: int) -> None:
     """Become the program; returns only if that fails, and the launcher has been told."""
     for step in operations:
         if step.stage is Stage.PROGRAM and not _attempt(step, inside, status):
             return
 
 
-def _start(operations: tuple[Operation, ...], inside: Inside, status: int) -> int:
-    """Start the program and stay with it to its end."""
+def start(operations: tuple[Operation, ...], inside: Inside, status: int, *, alone: bool = True) -> int:
+    """Start the program and stay with it to its end; returns what to exit with.
+
+    :param alone: this is process 1, and all processes there are to see are the container's. If not, only the program
+        is ours to signal, and what it leaves is process 1's.
+    """
     told, tell = os.pipe2(os.O_CLOEXEC)
     program = os.fork()
     if program == 0:
         try:
             os.close(told)
             os.close(status)
-            _become(operations, inside, tell)
+            become(operations, inside, tell)
         finally:
             os._exit(LAUNCHER_FAILED)
     os.close(tell)
     inside.let_go()
+    if inside.terminal is not None:
+        inside.terminal.close()
     # Ends when the program has been executed, or cannot be.
     refusal = b""
     while part := os.read(told, 65536):
@@ -149,13 +157,14 @@ def _start(operations: tuple[Operation, ...], inside: Inside, status: int) -> in
         os.write(status, refusal)
         return LAUNCHER_FAILED
     messages.send(status, messages.RUNNING)
-    ended = _watch(program)
-    _end_all()
+    ended = _watch(program, -1 if alone else -program)
+    if alone:
+        _end_all()
     messages.send(status, messages.ENDED, ended)
     return 0
 
 
-def _watch(program: int) -> int:
+def _watch(program: int, everyone: int) -> int:
     """Forward signals and reap until the program has ended; returns its wait status."""
     awaited = FORWARDED | {signal.SIGCHLD}
     while True:
@@ -165,7 +174,7 @@ def _watch(program: int) -> int:
             if ended is not None:
                 return ended
         else:
-            _forward(number, program)
+            _forward(number, program, everyone)
 
 
 def _reap(program: int) -> int | None:
@@ -179,14 +188,15 @@ def _reap(program: int) -> int | None:
             return ended
 
 
-def _forward(number: int, program: int) -> None:
+def _forward(number: int, program: int, everyone: int) -> None:
+    """Pass a signal on; *everyone* is what kill(2) takes for all that are to be stopped and continued."""
     try:
         if number in TO_GROUP:
             os.killpg(program, number)
         elif number == signal.SIGTSTP:
-            os.kill(-1, signal.SIGSTOP)
+            os.kill(everyone, signal.SIGSTOP)
         elif number == signal.SIGCONT:
-            os.kill(-1, signal.SIGCONT)
+            os.kill(everyone, signal.SIGCONT)
         else:
             os.kill(program, number)
     except ProcessLookupError:
@@ -194,7 +204,8 @@ def _forward(number: int, program: int) -> None:
 
 
 def _end_all() -> None:
-    """End and reap whatever the program left behind, so that nothing uses the root any more."""
+    """As process 1, end and reap whatever the program left behind, so that nothing uses the root any more."""
+    assert os.getpid() == 1, "outside a container that would end the machine"
     try:
         os.kill(-1, signal.SIGKILL)
         while True:

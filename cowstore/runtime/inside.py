@@ -32,6 +32,8 @@ class Inside:
     :ivar chrooted: it is so by chroot(2) only, and the program must not be able to leave it.
     :ivar groups: the container's control groups, in the launcher. :ivar entrances: descriptors through which a process
         joins them. :ivar oom_score: what to give the program back of it.
+    :ivar status: pipe to the launcher. :ivar control: pipe from the launcher.
+    :ivar terminal: the program's end of its terminal, or None.
     :ivar home: directory of the user that the program runs as.
     :ivar warnings: lines for the launcher to show.
     """
@@ -46,6 +48,8 @@ class Inside:
         self.groups: Groups | None = None
         self.entrances: list[int] = []
         self.oom_score = b""
+        self.status = self.control = -1
+        self.terminal: Descriptor | None = None
 
     @property
     def root(self) -> int:

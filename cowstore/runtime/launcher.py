@@ -25,7 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cowstore.runtime.cgroups import Groups
     from cowstore.runtime.spec import Spec
+    from cowstore.runtime.terminal import Terminal
 
 _END_GRACE_S = 2.0
 """Seconds between SIGTERM and SIGKILL when the time is over."""
@@ -83,14 +85,18 @@ class Container:
     :ivar pid: of process 1 (of the program, where that is process 1). :ivar pidfd: the same, by descriptor.
     """
 
+    _groups: Groups | None
+    _on_running: Callable[[], None] | None
+    _root: Descriptor | None
+    _terminal: Terminal | None
+
     def __init__(self, spec: Spec, *, keep: Iterable[int] = ()) -> None:
         """Start *spec*.
 
         :param keep: descriptors that process 1 holds until its end: the lease, so that what is still mounted is busy.
         :raises OSError: no namespaces, processes or descriptors to be had.
         """
-        self.as_pid_1 = spec.as_pid_1
-        self._stop_signal = spec.stop_signal
+        self._begin(spec)
         operations = plan(spec)
         inside = Inside()
         for step in operations:
@@ -123,13 +129,20 @@ class Container:
         status_inside.close()
         control_inside.close()
         self.pid, self.pidfd, self._status, self._control = pid, pidfd, status, control
+
+    def _begin(self, spec: Spec) -> None:
+        """Set what is so before anything is started."""
+        self.as_pid_1 = spec.as_pid_1
+        self._stop_signal = spec.stop_signal
+        self._groups = None
         self.outcome = Outcome()
         self.running = False
         self._ended = False
         self._holds_root = False
         self._measured = False
-        self._on_running: Callable[[], None] | None = None
-        self._root: Descriptor | None = None
+        self._on_running = None
+        self._root = None
+        self._terminal = None
 
     def send(self, number: int) -> None:
         """Send a signal as if to the program; one to a container that has ended is lost."""
@@ -186,6 +199,8 @@ class Container:
                 ready = dict(poll.poll(clock.wait_ms()))
                 if signals.fileno() in ready:
                     self._pass_on(read_signals(signals))
+                if self._terminal is not None:
+                    self._terminal.relay(poll, ready)
                 if self._status.fileno() in ready:
                     self._listen(poll, reader)
                 if self.pidfd.fileno() in ready or (owner is not None and owner in ready and not self._obey(owner)):
@@ -209,6 +224,9 @@ class Container:
 
     def _pass_on(self, received: list[tuple[int, int]]) -> None:
         for number, _ in received:
+            if number == signal.SIGWINCH and self._terminal is not None:
+                self._terminal.resize()
+                continue
             self.send(number)
             if number == signal.SIGTSTP:
                 # Stop as well, so that the shell gets its terminal back; it continues us, and we the container.
@@ -222,7 +240,19 @@ class Container:
                 self._has_begun()
             return
         for message in reader.feed(content):
+            if message[0] == messages.TERMINAL:
+                self._connect_terminal(poll, message[1])
             self._take(message)
+
+    def _connect_terminal(self, poll: select.poll, master: object) -> None:
+        """Take over the other end of the container's terminal, and let process 1 go on."""
+        from cowstore._linux.namespaces import pidfd_getfd
+        from cowstore.runtime.terminal import Terminal
+
+        assert isinstance(master, int), "it is what process 1 says"
+        self._terminal = Terminal(pidfd_getfd(self.pidfd, master))
+        self._terminal.connect(poll)
+        os.write(self._control.fileno(), b"+")
 
     def _take(self, message: tuple[object, ...]) -> None:
         match message:
@@ -259,6 +289,8 @@ class Container:
         while content := os.read(self._status.fileno(), 65536):
             for message in reader.feed(content):
                 self._take(message)
+        if self._terminal is not None:
+            self._terminal.close()
         self.close()
         if self._groups is not None:
             outcome.out_of_memory = self._groups.out_of_memory()

@@ -21,6 +21,8 @@ ENDED = "ended"
 """(ENDED, wait status): the program has ended, and with it all that it left running."""
 OUTCOME = "outcome"
 """(OUTCOME, names and values): all that became of a run, from a launcher in another process."""
+TERMINAL = "terminal"
+"""(TERMINAL, descriptor): process 1 has opened a terminal, and waits until the launcher has taken it over."""
 WARNING = "warning"
 """(WARNING, text): something to tell people."""
 

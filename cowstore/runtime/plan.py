@@ -47,6 +47,8 @@ def _root(spec: Spec) -> list[Operation]:
         operation(Stage.INIT, root.mount_sys),
         operation(Stage.INIT, devices.mount_dev),
     ]
+    if spec.tty:
+        steps.append(operation(Stage.INIT, devices.open_terminal))
     if spec.tmpfs:
         steps.append(operation(Stage.INIT, root.mount_tmpfs, places=spec.tmpfs))
     if spec.binds:
@@ -73,6 +75,8 @@ def _system(spec: Spec) -> list[Operation]:
 
 def _program(spec: Spec) -> list[Operation]:
     steps = [operation(Stage.PROGRAM, program.own_session)]
+    if spec.tty:
+        steps.append(operation(Stage.PROGRAM, devices.take_terminal))
     if spec.limits is not None:
         from cowstore.runtime import cgroups
 
@@ -86,7 +90,7 @@ def _program(spec: Spec) -> list[Operation]:
         steps += filtering
     steps += [
         operation(Stage.PROGRAM, privileges.bound_capabilities, keep=spec.capabilities),
-        operation(Stage.PROGRAM, users.become_user, user=spec.user, dies_with_launcher=spec.as_pid_1),
+        operation(Stage.PROGRAM, users.become_user, user=spec.user),
         operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
     ]
     if not spec.new_privileges:

@@ -121,11 +121,19 @@ class Remote:
     :ivar outcome: what the launcher said at the end, or None.
     """
 
-    def __init__(self, spec: Spec, streams: Sequence[int], *, keep: Sequence[int], timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        streams: Sequence[int],
+        *,
+        keep: Sequence[int] = (),
+        timeout_s: float | None = None,
+        process_1: int | None = None,
+    ) -> None:
         """Start *spec*.
 
         :param streams: descriptors of the program's standard input, output and error. :param keep: descriptors for
-            process 1 to hold.
+            process 1 to hold. :param process_1: of the container to start it in, instead of a new one.
         """
         self.pid = 0
         self.outcome: dict[str, object] | None = None
@@ -135,7 +143,7 @@ class Remote:
         with request_inside, result_inside:
             server.ask([request_inside.fileno(), result_inside.fileno(), *streams, *keep])
         self._request, self.result = request, result
-        content = pack(spec, timeout_s=timeout_s)
+        content = pack(spec, timeout_s=timeout_s, process_1=process_1)
         self._write(len(content).to_bytes(8, "little") + content)
 
     def _write(self, content: bytes) -> None:

@@ -35,6 +35,7 @@ class Spec:
     :ivar binds: directories and files of this machine that show inside.
     :ivar tmpfs: places for empty file systems in memory, each with the most bytes it may hold.
     :ivar as_pid_1: the program is process 1 itself; nobody reaps for it.
+    :ivar tty: the program has a terminal of its own, which the launcher connects with its standard streams.
     :ivar stop_signal: what asks the program to end when its time is over.
     :ivar limits: bounds for all its processes together.
     :ivar user: whom the program runs as: a name or number of the root's own, perhaps with ``:`` and a group.
@@ -56,6 +57,7 @@ class Spec:
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[tuple[str, int | None], ...] = ()
     as_pid_1: bool = False
+    tty: bool = False
     stop_signal: int = 15
     limits: Limits | None = None
     user: str = "0:0"

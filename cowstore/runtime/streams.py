@@ -35,6 +35,9 @@ class Streams:
         self._to_program: Descriptor | None = None
         self._ours: list[Descriptor] = []
         self._theirs: list[Descriptor] = []
+        self._poll = select.poll()
+        self._collected: dict[int, list[bytes]] = {}
+        self._waiting: set[int] = set()
         try:
             first = self._input(stdin)
             if capture:
@@ -83,35 +86,44 @@ class Streams:
         self._theirs.append(inside)
         return inside.fileno()
 
-    def exchange(self, remote: Remote) -> None:
-        """Feed and collect until the launcher and the streams have ended."""
+    def attach(self, remote: Remote) -> None:
+        """Give the program's ends away, and begin to listen."""
         for end in self._theirs:
             end.close()
-        poll = select.poll()
-        collected: dict[int, list[bytes]] = {end.fileno(): [] for end in self._ours}
-        for fd in (remote.result.fileno(), *collected):
-            poll.register(fd, select.POLLIN)
-        waiting = {remote.result.fileno(), *collected}
+        self._collected = {end.fileno(): [] for end in self._ours}
+        self._waiting = {remote.result.fileno(), *self._collected}
+        for fd in self._waiting:
+            self._poll.register(fd, select.POLLIN)
         if self._to_program is not None:
-            poll.register(self._to_program.fileno(), select.POLLOUT)
-        while waiting:
-            for fd, _ in poll.poll():
-                if self._to_program is not None and fd == self._to_program.fileno():
-                    if not self._feed_some():
-                        poll.unregister(fd)
-                        self._to_program.close()
-                        self._to_program = None
-                elif fd == remote.result.fileno():
-                    if not remote.listen():
-                        poll.unregister(fd)
-                        waiting.discard(fd)
-                elif part := os.read(fd, _CHUNK):
-                    collected[fd].append(part)
-                else:
-                    poll.unregister(fd)
-                    waiting.discard(fd)
+            self._poll.register(self._to_program.fileno(), select.POLLOUT)
+
+    def step(self, remote: Remote, timeout_ms: int | None = None) -> bool:
+        """Feed, collect and listen once; False when the launcher and the streams have ended."""
+        if not self._waiting:
+            return False
+        for fd, _ in self._poll.poll(timeout_ms):
+            if self._to_program is not None and fd == self._to_program.fileno():
+                if not self._feed_some():
+                    self._poll.unregister(fd)
+                    self._to_program.close()
+                    self._to_program = None
+            elif fd == remote.result.fileno():
+                if not remote.listen():
+                    self._ended(fd)
+            elif part := os.read(fd, _CHUNK):
+                self._collected[fd].append(part)
+            else:
+                self._ended(fd)
+        return bool(self._waiting)
+
+    def _ended(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        self._waiting.discard(fd)
+
+    def collect(self) -> None:
+        """Put together what was collected."""
         if self._ours:
-            self.out, self.err = (b"".join(parts) for parts in collected.values())
+            self.out, self.err = (b"".join(parts) for parts in self._collected.values())
 
     def _feed_some(self) -> bool:
         """Write what the pipe takes now; False when there is no more, or nobody to read it."""

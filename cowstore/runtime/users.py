@@ -21,22 +21,21 @@ _MOST_BYTES = 16 << 20
 _MAX_ID = 2**32 - 2
 
 
-def become_user(inside: Inside, *, user: str, dies_with_launcher: bool) -> None:
+def become_user(inside: Inside, *, user: str) -> None:
     """Take on the ids of a user, and know their home.
 
     :param user: ``NAME``, ``NUMBER``, or either followed by ``:GROUP``. A number needs no entry in any file; its group
         is then 0. The further groups are those of the group file, unless a group is named.
-    :param dies_with_launcher: ask the kernel again to end this process with the launcher; a change of user undoes that.
     :raises ProgramError: the root does not know the name.
     """
     uid, gid, groups, home = resolve(inside, user)
     inside.home = home
-    _give_pipes(uid)
+    _give_streams(uid, terminal=inside.terminal is not None)
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    if dies_with_launcher:
-        prctl.set_pdeathsig(signal.SIGKILL)
+    # The kernel is asked to end this process with its parent; a change of user undid that where it was asked before.
+    prctl.set_pdeathsig(signal.SIGKILL)
 
 
 def resolve(inside: Inside, user: str) -> tuple[int, int, list[int], str]:
@@ -127,8 +126,11 @@ def _groups_of(inside: Inside, user: bytes, gid: int) -> list[int]:
     return sorted(found)
 
 
-def _give_pipes(uid: int) -> None:
-    """Make the pipes of the standard streams the user's, so that /dev/stdout and its like can be opened."""
+def _give_streams(uid: int, *, terminal: bool) -> None:
+    """Make the pipes of the standard streams, or our own terminal, the user's: /dev/stdout and its like can be opened.
+
+    A terminal of this machine's stays as it is.
+    """
     for fd in (0, 1, 2):
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        if terminal or stat.S_ISFIFO(os.fstat(fd).st_mode):
             os.fchown(fd, uid, -1)
