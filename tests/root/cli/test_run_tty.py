@@ -56,8 +56,8 @@ class Session:
 
 def test_a_terminal_of_its_own(tmp_path: Path) -> None:
     """RT-07: `tty` knows its name, /dev/stdout and /dev/tty can be opened; RT-05: it is not the caller's."""
-    script = "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo x >/dev/stdout; echo y >/dev/tty; exit 4"
-    session = Session(tmp_path / "store", "--", "sh", "-c", script)
+    script = "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo x >/dev/stdout; echo y >/dev/tty"
+    session = Session(tmp_path / "store", "--", "sh", "-c", f"{script}; exit 4")
     assert session.end() == 4
     assert session.seen == b"/dev/pts/0\r\n33 77\r\nall\r\nx\r\ny\r\n"
 
