@@ -1,4 +1,7 @@
-"""The floors: the system calls that a step cannot do without, through ctypes, with nothing around them."""
+"""The floors: the system calls that a step cannot do without, through ctypes, with nothing around them.
+
+Each function returns the step; the directory it works in is open as long as the step is there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from ctypes import c_char_p, c_int, c_uint, c_ulong, c_void_p
 
 from cowstore._linux._call import bind, bind_syscall
+from cowstore._linux.fd import open_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +43,12 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
 
     :param directory: an empty directory. :param lower: the directory below.
     """
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = open_(directory, os.O_PATH | os.O_DIRECTORY)
     top, point = (os.fsencode(os.path.join(directory, name)) for name in ("1", "point"))
     below = os.fsencode(lower)
     settings = ((b"lowerdir+", below), (b"upperdir", top + b"/fs"), (b"workdir", top + b"/work"))
 
-    def cycle() -> None:
+    def cycle(fd: int = place.fileno(), _held: object = place) -> None:
         for name in (b"1", b"1/fs", b"1/work", b"point"):
             _ok(_mkdirat(fd, name, 0o755))
         context = _ok(_fsopen(b"overlay", 1))
@@ -69,9 +73,9 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
 
 def directories_cycle(directory: str) -> Callable[[], None]:
     """Return what prepare and remove of an overlay snapshot cannot do without: its three directories, and their end."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = open_(directory, os.O_PATH | os.O_DIRECTORY)
 
-    def cycle() -> None:
+    def cycle(fd: int = place.fileno(), _held: object = place) -> None:
         for name in (b"1", b"1/fs", b"1/work"):
             _ok(_mkdirat(fd, name, 0o755))
         for name in (b"1/work", b"1/fs", b"1"):
@@ -88,14 +92,14 @@ def btrfs_cycle(directory: str) -> Callable[[], None]:
     from cowstore._linux import _btrfs_abi as abi
     from cowstore._linux import btrfs
 
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    btrfs.subvol_create(fd, "base")
-    base = os.open("base", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    make = abi.btrfs_ioctl_vol_args_v2(fd=base, name=b"child")
+    place = open_(directory, os.O_RDONLY | os.O_DIRECTORY)
+    btrfs.subvol_create(place, "base")
+    base = open_("base", os.O_RDONLY | os.O_DIRECTORY, dir_fd=place)
+    make = abi.btrfs_ioctl_vol_args_v2(fd=base.fileno(), name=b"child")
     end = abi.btrfs_ioctl_vol_args(name=b"child")
     made, ended = ctypes.byref(make), ctypes.byref(end)
 
-    def cycle() -> None:
+    def cycle(fd: int = place.fileno(), _held: object = (place, base)) -> None:
         _ok(_ioctl(fd, abi.IOC_SNAP_CREATE_V2, made))
         _ok(_ioctl(fd, abi.IOC_SNAP_DESTROY, ended))
 

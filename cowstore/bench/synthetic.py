@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TIME_NS = 1_600_000_000_000_000_000
-_PER_DIRECTORY = 40
+PER_DIRECTORY = 40
 _BLOCK = 1 << 16
 _SIGMA = 2.35
 
@@ -37,7 +37,7 @@ class Recipe:
         """Yield the path and the size of every regular file."""
         chance = random.Random(self.seed)  # noqa: S311  # the same tree again
         for number in range(self.files):
-            directory = number // _PER_DIRECTORY
+            directory = number // PER_DIRECTORY
             size = min(int(chance.lognormvariate(0, _SIGMA) * self.median_bytes), self.largest)
             yield f"usr/part-{directory % 20}/dir-{directory}/file-{number}", size
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 from cowstore.bench.installed import minimal_root
-from cowstore.bench.synthetic import content
+from cowstore.bench.synthetic import PER_DIRECTORY, content
 from cowstore.bench.workloads import Plan, check, flush, workload
 
 TYPE_CHECKING = False
@@ -40,7 +40,8 @@ def package_install(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
     with ground.store.mounted(key) as root:
         with watch.phase(f"install|files={number}"):
             for one in range(number):
-                directory = root / "usr" / f"part-{one % 20}" / f"dir-{one % 20}"
+                part = one % min(20, plan.tree_files // PER_DIRECTORY)
+                directory = root / "usr" / f"part-{part}" / f"dir-{part}"
                 new = directory / f"file-{one}.dpkg-new"
                 with open(new, "wb") as file:
                     file.write(body)

@@ -34,8 +34,8 @@ class Plan:
         self.cold = cold
         self.tree_files = 8000 if full else 2000
         self.big_bytes = (1 << 30) if full else (96 << 20)
-        self.depths = (1, 10, 100, 500) if full else (1, 10, 100)
-        self.parallel = (1, 4, 16, 64) if full else (1, 8)
+        self.depths: tuple[int, ...] = (1, 10, 100, 500) if full else (1, 10, 100)
+        self.parallel: tuple[int, ...] = (1, 4, 16, 64) if full else (1, 8)
         self.storm_files = 4000 if full else 800
         self.overwrites = 200 if full else 60
 

@@ -1,0 +1,187 @@
+"""The suites, each for real and as short as it can be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cowstore.bench import command, results, suites
+from cowstore.bench.grounds import SUBJECTS
+from cowstore.bench.results import Run
+from cowstore.bench.scratch import scratch
+from cowstore.bench.timing import median
+from cowstore.bench.workloads import Plan, load_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cowstore import Change
+    from cowstore.bench.scratch import Scratch
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Scratch]:
+    with scratch(str(tmp_path), 64 << 20) as made:
+        yield made
+    assert list(tmp_path.iterdir()) == []
+
+
+class Small(Plan):
+    """Workloads as small as they can be."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1, full=False, cold=False)
+        self.tree_files = 120
+        self.big_bytes = 4 << 20
+        self.depths = (1, 3)
+        self.parallel = (1, 2)
+        self.storm_files = 40
+        self.overwrites = 4
+
+
+def measured(place: Scratch, subject: str, works: list[str], rounds: int = 1) -> Run:
+    run = Run(suite="drivers", seed=1, started="now")
+    suites.drivers(run, place, lambda _text: None, plan=Small(), subjects=[subject], works=works, rounds=rounds)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_workload_on_every_driver(subject: str, place: Scratch) -> None:
+    try:
+        run = measured(place, subject, list(load_all()))
+    except Exception as error:
+        if "no driver works here" in str(error):
+            pytest.skip(f"elsewhere: {error}")
+        raise
+    assert run.absent == {}
+    done = {series.workload for series in run.series}
+    assert done >= set(load_all()) - {"checkout-build"}
+    assert all(value >= 0 for series in run.series for value in series.values)
+    share = next(series for series in run.series if series.workload == "page-cache")
+    assert (share.values[0] > 0.9) == (subject in {"overlay", "aufs"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_be_01_a_life_does_not_get_longer_with_the_number_of_snapshots(subject: str, place: Scratch) -> None:
+    """BE-01 (moby#22383): near flat, and the metadata written for one more does not grow with how many there are."""
+    run = Run(suite="scale", seed=1, started="now")
+    suites.scale(run, place, lambda _text: None, subjects=[subject], most=400, rounds=25)
+    if subject in run.absent:
+        pytest.skip(f"elsewhere: {run.absent[subject]}")
+    lives = {series.parameters["snapshots"]: min(series.values) for series in run.series if series.phase == "life"}
+    assert sorted(lives) == [10, 30, 100, 300, 400]
+    # The least of the repeats: others may be using this machine. The suite itself compares medians.
+    assert lives[400] < 2 * lives[10] + 0.001
+    written = {
+        series.parameters["snapshots"]: median(series.values)
+        for series in run.series
+        if series.phase == "metadata of one prepare"
+    }
+    assert written[400] <= 2 * written[10] + (256 << 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", ["overlay", "btrfs"])
+def test_be_03_changes_do_not_get_slower_with_the_base(subject: str, place: Scratch) -> None:
+    """BE-03 (moby#10161): what ten edits cost to tell depends on the edits, not on the tree below them."""
+    from cowstore.bench import synthetic
+    from cowstore.bench.grounds import ground
+
+    times = {}
+    with ground(subject, place, 1 << 30) as one:
+        for files in (200, 4000):
+            recipe = synthetic.Recipe(files, median_bytes=20)
+            base = one.base(f"tree-{files}", lambda root, recipe=recipe: synthetic.grow(root, recipe))  # type: ignore[misc]
+            key = one.key("edited")
+            one.store.prepare(key, base)
+            with one.store.mounted(key) as root:
+                synthetic.edit(str(root), recipe, 10)
+            took: list[float] = []
+            found: list[Change] = []
+            for _ in range(9):
+                started = time.perf_counter()
+                found = list(one.store.changes(key))
+                took.append(time.perf_counter() - started)
+            # Ten files, and the directories above them.
+            assert 10 <= len(found) <= 60
+            times[files] = min(took)
+    assert times[4000] < 3 * times[200] + 0.001
+
+
+def test_ctrl_c_takes_everything_with_it(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "cowstore.cli.main", "bench", "scale", "--only", "overlay", "--scratch", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not any("overlay" in name for path in tmp_path.iterdir() for name in os.listdir(path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert said == "bench: interrupted; the scratch directory is gone\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "peers.json"
+    # A process of its own: the suite enters a mount namespace.
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "cowstore.cli.main", "bench", "peers", "--rounds", "1", "--scratch", str(tmp_path),
+            "--peer", "cowstore (library)", "--peer", "GNU tar", "--peer", "crun", "--peer", "containers-storage",
+            "--output", str(kept),
+        ],
+        capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = results.load(str(kept))
+    library = {series.phase for series in run.series if series.subject == "cowstore (library)"}
+    assert library == {"snapshot", "mount", "apply", "diff", "start"}
+    for name, reason in run.absent.items():
+        assert "not installed" in reason, f"{name}: {reason}"
+    del capsys
+
+
+def test_the_rest_is_measured_without_root(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o777)
+    for above in list(tmp_path.parents)[:-2]:
+        if above.stat().st_uid == 0 and str(above).startswith("/tmp/"):
+            os.chmod(above, 0o755)
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            status = command.main(
+                [
+                    "drivers",
+                    "--scratch",
+                    str(tmp_path),
+                    "--rounds",
+                    "1",
+                    "--only",
+                    "copy",
+                    "--workload",
+                    "import",
+                    "--json",
+                ]
+            )
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert list(tmp_path.iterdir()) == []
