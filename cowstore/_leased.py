@@ -35,7 +35,7 @@ class Lease:
     :ivar read_only: nothing may be written.
     """
 
-    __slots__ = ("_acquired", "_core", "_fds", "_mounts", "ephemeral", "fd", "id", "key", "read_only")
+    __slots__ = ("_acquired", "_core", "_fds", "_mounts", "_writing", "ephemeral", "fd", "id", "key", "read_only")
 
     def __init__(self, core: Core, key: str) -> None:
         """Hold *key* of a store.
@@ -45,6 +45,7 @@ class Lease:
         self._core = core
         self._mounts: tuple[Mount, ...] | None = None
         self._acquired = False
+        self._writing = False
         self._fds: list[int] = []
         self.key = key
         while True:
@@ -69,15 +70,102 @@ class Lease:
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """The mounts that realise the tree; what they need is acquired at the first look."""
+        """The mounts that realise the tree; what they need is acquired at the first look.
+
+        :raises Busy: the tree can be realised for writing only once at a time, and is.
+        """
         if self._mounts is None:
-            self.acquiring()
-            driver = self._core.driver
-            if self.ephemeral and not self.read_only and driver.capabilities.volatile_mounts:
-                self._mounts = driver.mounts(self.id, False, volatile=True)
-            else:
-                self._mounts = driver.mounts(self.id, self.read_only)
+            with self._realising() as alone:
+                if not alone:
+                    raise busy(self._core, self._core.catalog.get(self.key), "mount")
+                self._mounts = self._describe()
         return self._mounts
+
+    def _describe(self) -> tuple[Mount, ...]:
+        self.acquiring()
+        driver = self._core.driver
+        if self.ephemeral and not self.read_only and driver.capabilities.volatile_mounts:
+            return driver.mounts(self.id, False, volatile=True)
+        return driver.mounts(self.id, self.read_only)
+
+    @contextmanager
+    def _realising(self, target: str | None = None) -> Iterator[bool]:
+        """Be the only one who realises the tree, for the length of the block; False if somebody has it already.
+
+        If the block fails, nothing was realised. Where a tree may be realised many times there is nothing to agree on.
+        """
+        if self.read_only or self._writing or self._core.driver.capabilities.shared_writing:
+            yield True
+            return
+        alone = leases.begin_writing(self.fd) and not still_attached(self._core.catalog, self.id, besides=target)
+        try:
+            yield alone
+            self._writing = True
+        except BaseException:
+            leases.end_writing(self.fd)
+            raise
+        finally:
+            leases.realised(self.fd)
+
+    def attach(self, target: str) -> None:
+        """Mount the tree at *target*; where it can be realised for writing only once, one that is mounted is shared.
+
+        :raises Busy: it is realised where it cannot be reached: in another mount namespace.
+        """
+        from cowstore import mounting
+
+        with self._realising(target) as alone:
+            if alone:
+                if self._mounts is None:
+                    self._mounts = self._describe()
+                mounting.attach(self._mounts, target)
+                return
+            self.acquiring()
+            for point in self._mounted_at(target):
+                try:
+                    tree = mounting.copy_of(point)
+                except OSError:
+                    continue  # Taken down meanwhile.
+                with tree:
+                    mounting.place(tree, target)
+                return
+            raise busy(self._core, self._core.catalog.get(self.key), "mount")
+
+    def detach(self, point: str) -> None:
+        """Take down the tree at *point*; who mounts it at the same moment finds it there, or not at all."""
+        if self.read_only or self._core.driver.capabilities.shared_writing:
+            self._unmount(point)
+            return
+        leases.stop_others(self.fd)
+        try:
+            self._unmount(point)
+        finally:
+            leases.end_writing(self.fd)
+            self._writing = False
+            leases.realised(self.fd)
+
+    def _unmount(self, point: str) -> None:
+        from cowstore import mounting
+
+        try:
+            if not self.read_only:
+                fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self.before_unmount(fd)
+                finally:
+                    os.close(fd)
+        finally:
+            # A driver that says what was lost (a full pool took no more) must not keep the tree mounted.
+            mounting.detach(point)
+
+    def _mounted_at(self, target: str) -> Iterator[str]:
+        """List where the tree is mounted already in this mount namespace."""
+        directory = os.path.join(self._core.root, MOUNT_POINTS)
+        outside = os.stat(directory).st_dev
+        found = [os.path.join(directory, name) for name in os.listdir(directory) if f"-{self.id}-" in name]
+        for point in [*found, *still_attached(self._core.catalog, self.id, besides=target)]:
+            if point != target and os.path.isdir(point) and os.stat(point).st_dev != outside:
+                yield point
 
     def acquiring(self) -> None:
         """Say that the driver acquires something for this id, so that the last lease to end gives it up."""
@@ -122,8 +210,6 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
     """Mount *key* for the length of the block, private, under a lease."""
     import pathlib
 
-    from cowstore import mounting
-
     with ExitStack() as stack:
         with core.doing("mount", key):
             lease = stack.enter_context(leased(core, key))
@@ -131,7 +217,7 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
             stack.callback(os.rmdir, point)
             _faults.point("store.mounted.point")
             try:
-                mounting.attach(lease.mounts, point)
+                lease.attach(point)
             except OSError as error:
                 if error.errno != errno.EPERM:
                     raise
@@ -145,24 +231,8 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
             yield pathlib.Path(point)
         finally:
             with core.doing("unmount", key):
-                unmount(lease, point)
+                lease.detach(point)
             _faults.point("store.mounted.detached")
-
-
-def unmount(lease: Lease, point: str) -> None:
-    """Take down the tree of *lease* at *point*."""
-    from cowstore import mounting
-
-    try:
-        if not lease.read_only:
-            fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                lease.before_unmount(fd)
-            finally:
-                os.close(fd)
-    finally:
-        # A driver that says what was lost (a full pool took no more) must not keep the tree mounted.
-        mounting.detach(point)
 
 
 def _mount_point(core: Core, lease: Lease) -> str:
@@ -188,13 +258,11 @@ def namespace() -> str:
 
 def attach(core: Core, key: str, target: str) -> None:
     """Mount *key* at *target*, and record it, so that the snapshot is busy as long as it is there."""
-    from cowstore import mounting
-
     with leased(core, key) as lease:
         core.catalog.attach(lease.id, target, namespace())
         _faults.point("store.attach.recorded")
         try:
-            mounting.attach(lease.mounts, target)
+            lease.attach(target)
             _faults.point("store.attach.attached")
         except BaseException:
             core.catalog.detach(target)
@@ -216,7 +284,7 @@ def detach(core: Core, target: str) -> str:
     with leased(core, row.key) as lease:
         lease.acquiring()
         if is_mounted(target):
-            unmount(lease, target)
+            lease.detach(target)
         _faults.point("store.detach.detached")
         core.catalog.detach(target)
     return row.key
@@ -230,10 +298,15 @@ def is_mounted(target: str) -> bool:
     return any(entry.mount_point == wanted for entry in mountinfo())
 
 
-def still_attached(catalog: Catalog, id: int) -> list[str]:
-    """List where *id* is still mounted by :func:`attach`; records of mounts that are gone are forgotten."""
+def still_attached(catalog: Catalog, id: int, *, besides: str | None = None) -> list[str]:
+    """List where *id* is still mounted by :func:`attach`; records of mounts that are gone are forgotten.
+
+    :param besides: a target that is being mounted just now.
+    """
     found = []
     for target, where in catalog.attached(id):
+        if target == besides:
+            continue
         here = namespace()
         if (where == here and not is_mounted(target)) or where.partition(" ")[0] != here.partition(" ")[0]:
             catalog.detach(target)

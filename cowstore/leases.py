@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from contextlib import suppress
 
 _held: set[int] = set()
@@ -136,6 +137,58 @@ def upgrade(fd: int) -> bool:
     """Turn a shared lock into an exclusive one; False, and the lock may be gone, while somebody else holds it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# Whose tree can only be realised once for writing (two overlays on one upper directory break each other) has more to
+# agree on: byte 0 of its lease file is locked shared by whoever has the tree writable, byte 1 exclusively while it is
+# being realised. These are locks of the open file (F_OFD_SETLK), apart from flock's, and end with it as those do.
+_WRITABLE, _REALISING = 0, 1
+
+
+def begin_writing(fd: int) -> bool:
+    """Wait until nobody is realising the tree for writing; True if nobody has it realised, who may do it then.
+
+    The caller counts as one who has it, until the descriptor is dropped or :func:`end_writing`, and must call
+    :func:`realised` when it has been done, or given up.
+
+    :param fd: what :func:`share` returned.
+    """
+    _byte_lock(fd, fcntl.F_WRLCK, _REALISING, wait=True)
+    try:
+        alone = _byte_lock(fd, fcntl.F_WRLCK, _WRITABLE)
+        _byte_lock(fd, fcntl.F_RDLCK, _WRITABLE, wait=True)
+    except BaseException:
+        _byte_lock(fd, fcntl.F_UNLCK, _REALISING)
+        raise
+    return alone
+
+
+def realised(fd: int) -> None:
+    """Let others look at the tree that :func:`begin_writing` was about."""
+    _byte_lock(fd, fcntl.F_UNLCK, _REALISING)
+
+
+def stop_others(fd: int) -> None:
+    """Wait until nobody is realising the tree, and let nobody begin until :func:`realised`: it is being taken down."""
+    _byte_lock(fd, fcntl.F_WRLCK, _REALISING, wait=True)
+
+
+def end_writing(fd: int) -> None:
+    """Say that this lease has the tree no longer writable."""
+    _byte_lock(fd, fcntl.F_UNLCK, _WRITABLE)
+
+
+def _byte_lock(fd: int, kind: int, byte: int, *, wait: bool = False) -> bool:
+    """Lock or unlock one byte; False if somebody else's lock forbids it.
+
+    Source: fcntl(2), "Open file description locks".
+    """
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    try:
+        fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
     except BlockingIOError:
         return False
     return True

@@ -87,6 +87,7 @@ class Capabilities:
     :ivar directory_rename: a program can rename(2) a directory that comes from a parent.
     :ivar adopts: a directory outside the store can become a committed snapshot.
     :ivar volatile_mounts: a mount can be told that nothing of it need survive a crash.
+    :ivar shared_writing: one active snapshot's tree can be realised for writing more than once at a time.
     :ivar instant_create: a child is made in time that does not depend on its parent's size.
     :ivar rootless: works for an ordinary user.
     :ivar inode_usage: ``usage`` counts inodes.
@@ -99,6 +100,7 @@ class Capabilities:
     directory_rename: bool = True
     adopts: bool = False
     volatile_mounts: bool = False
+    shared_writing: bool = True
     instant_create: bool = True
     rootless: bool = False
     inode_usage: bool = True

@@ -246,11 +246,21 @@ class Store:
         """
         from cowstore._leased import Lease
 
-        with self._core.doing("describe the mounts of", key):
-            lease = Lease(self._core, check_key(key))
+        with self._core.doing("describe the mounts of", check_key(key)):
+            with self._core.lock:
+                if kept := self._kept.get(key):
+                    # Described again it is the same lease, counted once more.
+                    kept.append(kept[-1])
+                    return kept[-1].mounts
+            lease = Lease(self._core, key)
+            try:
+                mounts = lease.mounts
+            except BaseException:
+                lease.close()
+                raise
             with self._core.lock:
                 self._kept.setdefault(key, []).append(lease)
-            return lease.mounts
+            return mounts
 
     def release(self, key: str) -> None:
         """Give up what one :meth:`mounts` acquired; the caller has unmounted. Without one, nothing happens."""
@@ -262,6 +272,8 @@ class Store:
                 self._kept.pop(key, None)
         if lease is None:
             self._core.catalog.get(key)
+            return
+        if lease in kept:
             return
         with self._core.doing("release", key):
             lease.close()

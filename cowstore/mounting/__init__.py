@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from cowstore.model import Mount
 
-__all__ = ["attach", "detach", "detached"]
+__all__ = ["attach", "copy_of", "detach", "detached", "place"]
 
 _VALUE_MAX = 255
 """Bytes of one option value that fsconfig(2) takes."""
@@ -117,13 +117,26 @@ def attach(mounts: Iterable[Mount], target: str | bytes) -> None:
     :raises OSError: as :func:`detached` and move_mount(2); nothing is mounted then.
     """
     with detached(mounts) as tree:
-        padded = _is_shared(target) and _pad(target)
-        try:
-            move_mount(tree, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
-        except BaseException:
-            if padded:
-                umount2(target, UmountFlag.NOFOLLOW)
-            raise
+        place(tree, target)
+
+
+def copy_of(mounted: str | bytes) -> Descriptor:
+    """Return a detached copy of the mount at *mounted*: the same tree once more, not another realisation of it.
+
+    :raises OSError: as open_tree(2).
+    """
+    return open_tree(None, mounted, OpenTreeFlag.CLONE | OpenTreeFlag.CLOEXEC)
+
+
+def place(tree: Descriptor, target: str | bytes) -> None:
+    """Mount a detached tree at the directory *target*, as :func:`attach` does."""
+    padded = _is_shared(target) and _pad(target)
+    try:
+        move_mount(tree, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
+    except BaseException:
+        if padded:
+            umount2(target, UmountFlag.NOFOLLOW)
+        raise
 
 
 def detach(target: str | bytes, *, patience_seconds: float = 0.1) -> bool:

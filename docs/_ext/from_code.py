@@ -24,6 +24,7 @@ CAPABILITIES = {
     "instant_create": "a child costs the same whatever the parent's size",
     "max_depth": "committed ancestors a snapshot may have",
     "size_limits": "enforces `size_bytes`",
+    "shared_writing": "one active snapshot can be mounted for writing more than once at a time",
     "shares_page_cache": "a parent's file is cached once for all children",
     "directory_rename": "a directory of a parent can be renamed",
     "adopts": "takes a directory outside the store as a layer",

@@ -44,7 +44,11 @@ class Aufs(DirectoryDriver):
     Options = Options
     own_names = frozenset((USED,))
     capabilities = Capabilities(
-        max_depth=builder.MAX_BRANCHES - 1, shares_page_cache=True, directory_rename=False, kernel_changes=True
+        max_depth=builder.MAX_BRANCHES - 1,
+        shares_page_cache=True,
+        directory_rename=False,
+        shared_writing=False,
+        kernel_changes=True,
     )
 
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:

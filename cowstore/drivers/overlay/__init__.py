@@ -70,6 +70,7 @@ class Overlay(DirectoryDriver):
         max_depth=MAX_LOWERS,
         shares_page_cache=True,
         directory_rename=False,
+        shared_writing=False,
         adopts=True,
         volatile_mounts=True,
         kernel_changes=True,
