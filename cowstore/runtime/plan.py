@@ -68,6 +68,11 @@ def _system(spec: Spec) -> list[Operation]:
         steps.append(operation(Stage.INIT, system.name_machine, hostname=spec.hostname))
     if spec.network == "none":
         steps.append(operation(Stage.INIT, system.raise_loopback))
+    steps += [
+        operation(Stage.INIT, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
+        operation(Stage.INIT, privileges.bound_capabilities, keep=spec.capabilities),
+        operation(Stage.INIT, program.reset_signals),
+    ]
     if not spec.as_pid_1:
         steps.append(operation(Stage.INIT, system.conceal_process_1))
     return steps
@@ -81,15 +86,11 @@ def _program(spec: Spec) -> list[Operation]:
         from cowstore.runtime import cgroups
 
         steps.append(operation(Stage.PROGRAM, cgroups.spare_no_longer))
-    steps += [
-        operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
-    ]
     filtering = [operation(Stage.PROGRAM, privileges.filter_calls, program=spec.seccomp)] if spec.seccomp else []
     if spec.new_privileges:
         # Whoever may gain privileges needs one to be filtered.
         steps += filtering
     steps += [
-        operation(Stage.PROGRAM, privileges.bound_capabilities, keep=spec.capabilities),
         operation(Stage.PROGRAM, users.become_user, user=spec.user),
         operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
     ]
@@ -98,7 +99,7 @@ def _program(spec: Spec) -> list[Operation]:
         steps += filtering
     return [
         *steps,
-        operation(Stage.PROGRAM, program.reset_signals),
+        operation(Stage.PROGRAM, program.unblock_signals),
         operation(Stage.PROGRAM, program.execute, argv=spec.argv, env=spec.env),
     ]
 

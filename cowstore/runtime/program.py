@@ -55,12 +55,19 @@ def own_session(inside: Inside) -> None:  # noqa: ARG001  # every step has the s
 
 
 def reset_signals(inside: Inside) -> None:  # noqa: ARG001
-    """Give every signal its default disposition; none is blocked from here on."""
+    """Give every signal its default disposition.
+
+    Process 1 does it, and the program inherits it: what is done before the last fork copies no page twice.
+    """
     for number in range(1, signal.NSIG):
         # Python ignores SIGPIPE and SIGXFSZ, nohup(1) SIGHUP; two cannot be set, and two belong to the C library.
         if number in {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
             continue
         signal.signal(number, signal.SIG_DFL)
+
+
+def unblock_signals(inside: Inside) -> None:  # noqa: ARG001
+    """Let every signal through; one that came meanwhile arrives now."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -25,6 +25,7 @@ from cowstore._linux.mount import (
     pivot_root,
     umount2,
 )
+from cowstore.mounting import detached
 from cowstore.runtime.inside import is_directory
 
 TYPE_CHECKING = False
@@ -80,8 +81,6 @@ def open_binds(inside: Inside, *, binds: tuple[Bind, ...]) -> None:
 
 def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) -> None:
     """Mount the snapshot over this namespace's root directory."""
-    from cowstore.mounting import detached
-
     root = detached(mounts)
     inside.take_root(root)
     # Device nodes of an image are files like others: the devices are those of our own /dev.

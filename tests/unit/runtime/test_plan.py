@@ -56,14 +56,14 @@ def test_namespaces() -> None:
     assert not namespaces(spec(network="host")) & CloneFlag.NEWNET
 
 
-def test_signals_are_reset_last_in_the_program() -> None:
+def test_signals_come_through_last() -> None:
     steps = [step.name for step in plan(spec()) if step.stage is Stage.PROGRAM]
-    assert steps[-2:] == ["reset signals", "execute"]
+    assert steps[-2:] == ["unblock signals", "execute"]
 
 
 def test_it_can_be_read() -> None:
     lines = describe(spec(hostname="inside", cwd="/srv"))
     assert lines[0] == "launcher: start process 1 in new namespaces (ns, cgroup, uts, ipc, pid, net)"
     assert "process 1: name machine (hostname=inside)" in lines
-    assert any(line.startswith("program: enter directory (path=/srv") for line in lines)
+    assert any(line.startswith("process 1: enter directory (path=/srv") for line in lines)
     assert not any("\n" in line for line in lines)
