@@ -10,6 +10,7 @@ import time
 
 from cowstore.bench import machine
 from cowstore.bench.results import Run, load, merge, save
+from cowstore.bench.timing import preferred
 from cowstore.errors import CowstoreError, Unsupported
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ OVER, USAGE, FAILED, INTERRUPTED, CLOSED = 1, 2, 3, 130, 141
 
 _ROUNDS = {"drivers": 5, "run": 20, "layers": 5, "scale": 60, "peers": 10}
 _ROOM = {
-    "quick": 768 << 20,
+    "quick": 1280 << 20,
     "drivers": 4 << 30,
     "scale": 2 << 30,
     "run": 512 << 20,
@@ -186,8 +187,8 @@ def _measured(arguments: argparse.Namespace) -> Run:
     run = Run(suite=suite, seed=arguments.seed, started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
     room = _ROOM[suite] * (4 if getattr(arguments, "full", False) else 1)
     try:
-        with scratch(arguments.scratch, room) as place:
-            run.machine = machine.facts(place.path)
+        with scratch(arguments.scratch, room) as place, preferred() as first:
+            run.machine = {**machine.facts(place.path), "preferred": first}
             _SUITES[suite](run, place, say, arguments)
     finally:
         say("")

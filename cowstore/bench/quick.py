@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from cowstore.bench.scratch import Scratch
     from cowstore.store import Store
 
-SIZE_BYTES = 768 << 20
+SIZE_BYTES = 1280 << 20
 """Room that the suite may take."""
 
 MANY, FEW = 1000, 10
-_GROUND_BYTES = 1536 << 20
+_GROUND_BYTES = 2560 << 20
 _MIB = 1 << 20
 
 
@@ -168,7 +168,7 @@ class Quick:
             self.run.absent["GNU tar"] = "not installed: apt-get install tar"
             return
         tree, archive = self.scratch.directory("tree"), os.path.join(self.scratch.path, "tree.tar")
-        synthetic.grow(tree, synthetic.Recipe(2500, seed=self.run.seed))
+        synthetic.grow(tree, synthetic.Recipe(1500, seed=self.run.seed))
         subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True)
         store = self._store("archives", volatile=True)
         numbers = iter(range(1 << 30))
@@ -204,7 +204,7 @@ class Quick:
             self.run.add(workload, "GNU tar", "tar", found[theirs], bytes=size)
             self._budget(
                 name, paired_ratio(found[ours], found[theirs]), limit, "x",
-                f"{workload} of 2500 files, {size / _MIB:.0f} MiB, unsynced {_ms(found[ours])} against GNU tar "
+                f"{workload} of 1500 files, {size / _MIB:.0f} MiB, unsynced {_ms(found[ours])} against GNU tar "
                 f"{_ms(found[theirs])}",
             )  # fmt: skip
         store.close()
