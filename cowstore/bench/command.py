@@ -187,7 +187,7 @@ def _measured(arguments: argparse.Namespace) -> Run:
     run = Run(suite=suite, seed=arguments.seed, started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
     room = _ROOM[suite] * (4 if getattr(arguments, "full", False) else 1)
     try:
-        with scratch(arguments.scratch, room) as place, preferred() as first:
+        with scratch(arguments.scratch, room) as place, preferred(alone=suite == "quick") as first:
             run.machine = {**machine.facts(place.path), "preferred": first}
             _SUITES[suite](run, place, say, arguments)
     finally:
