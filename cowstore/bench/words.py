@@ -7,10 +7,15 @@ from cowstore.bench.timing import median, quartiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from cowstore.bench.results import Run, Series
 
-#: Works that people choose a driver for: what it is called, and the (workload, phase) whose figures decide.
-WORKS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    Part: TypeAlias = tuple[str, str] | tuple[str, str, int]
+
+#: Works that people choose a driver for: what it is called, and the (workload, phase) whose figures decide; of several
+#: sizes the largest, or that with so many edits.
+WORKS: tuple[tuple[str, tuple[Part, ...]], ...] = (
     (
         "a fresh root for every job",
         (("life", "prepare"), ("life", "mount"), ("life", "unmount"), ("life", "remove")),
@@ -25,9 +30,11 @@ WORKS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("many small files", (("small-files", "make"), ("small-files", "remove"))),
     ("installing packages", (("package-install", "install"),)),
     ("checking out and building", (("checkout-build", "checkout"), ("checkout-build", "build"))),
-    ("telling what changed", (("changes", "list"),)),
+    ("telling a few changes in a large tree", (("changes", "list", 10),)),
+    ("telling many changes", (("changes", "list"),)),
     ("layers out and in", (("changes", "export"), ("changes", "apply"))),
-    ("reading the whole tree", (("walk", "read all, warm"),)),
+    ("reading the whole tree, at first", (("walk", "read all, first time in this child"),)),
+    ("reading it again", (("walk", "read all, warm"),)),
     ("many containers at once", (("parallel", "all"),)),
     ("little space for each change", (("space", "bytes taken per byte changed"),)),
 )
@@ -47,7 +54,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     return found
 
 
-def _scores(run: Run, parts: tuple[tuple[str, str], ...]) -> dict[str, tuple[float, str, bool]]:
+def _scores(run: Run, parts: tuple[Part, ...]) -> dict[str, tuple[float, str, bool]]:
     """Return for each driver that did all parts: the sum of its medians, the unit, and whether more is better."""
     chosen = {part: _largest(run, part) for part in parts}
     subjects: dict[str, list[Series]] = {}
@@ -61,9 +68,14 @@ def _scores(run: Run, parts: tuple[tuple[str, str], ...]) -> dict[str, tuple[flo
     }
 
 
-def _largest(run: Run, part: tuple[str, str]) -> list[Series]:
+def _largest(run: Run, part: Part) -> list[Series]:
     """Return the series of a phase with the largest parameters that all its subjects have."""
-    series = [one for one in run.series if (one.workload, one.phase) == part]
+    workload, phase, *edits = part
+    series = [
+        one
+        for one in run.series
+        if (one.workload, one.phase) == (workload, phase) and (not edits or one.parameters.get("edits") == edits[0])
+    ]
     by_parameters: dict[tuple[tuple[str, object], ...], list[Series]] = {}
     for one in series:
         by_parameters.setdefault(tuple(sorted(one.parameters.items())), []).append(one)
