@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cowstore.runtime.inside import Inside
     from cowstore.runtime.limits import Limits
 
-PREFIX = "cowstore-"
+PREFIX = "cowstore-run-"
 _PERIOD_US = 100_000
 _PATIENCE_SECONDS = 2.0
 

@@ -14,6 +14,7 @@ import time
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.namespaces import CloneFlag, clone3, pidfd_send_signal
 from cowstore._linux.signals import read_signals, signalfd
+from cowstore.errors import Unsupported
 from cowstore.runtime import messages
 from cowstore.runtime.init import FORWARDED, process_1
 from cowstore.runtime.inside import Inside
@@ -117,10 +118,16 @@ class Container:
                     keep=keep,
                     as_pid_1=spec.as_pid_1,
                 )
-        except BaseException:
+        except BaseException as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             if self._groups is not None:
                 self._groups.remove()
+            if isinstance(error, PermissionError):
+                raise Unsupported(
+                    "new namespaces may not be made by this user here: run this as root "
+                    f"(in a container: with CAP_SYS_ADMIN); {'; '.join(getattr(error, '__notes__', ()))}",
+                    feature="namespaces",
+                ) from error
             raise
         finally:
             for fd in inside.entrances:

@@ -23,7 +23,7 @@ def available() -> set[str]:
 
 
 def left_behind() -> list[str]:
-    return [str(path) for path in Path("/sys/fs/cgroup").rglob("cowstore-*")]
+    return [str(path) for path in Path("/sys/fs/cgroup").rglob("cowstore-run-*")]
 
 
 def needs(controller: str) -> None:
