@@ -7,6 +7,7 @@ same script for every driver. A property-testing tool can call the player's verb
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import stat
@@ -63,13 +64,14 @@ class Known:
 class Player:
     """Plays verbs on a store and on the model.
 
-    :ivar script: what was played, as lines of Python.
+    :ivar script: what was played, as lines of Python. :ivar layers: digests of the layers that were committed.
     """
 
     def __init__(self, factory: Factory) -> None:
         self.ground = Ground(factory, "model")
         self.model: dict[str, Known] = {}
         self.script: list[str] = []
+        self.layers: list[str] = []
         self._trees = 0
         self._round = 1
 
@@ -157,6 +159,8 @@ class Player:
             self.model[name] = Known("committed", known.parent, known.tree)
             self._same(name)
             self.changes(name, None)
+            # Whatever the driver, the same edits are the same bytes.
+            self.layers.append(self.ground.store.export_layer(name, io.BytesIO()).diff_id)
 
     def remove(self, key: str) -> None:
         """Play remove."""
@@ -364,9 +368,10 @@ def step(player: Player, chance: random.Random) -> None:
         player.reopen()
 
 
-def play(factory: Factory, seed: int, *, steps: int = 60) -> None:
+def play(factory: Factory, seed: int, *, steps: int = 60) -> list[str]:
     """Play the script that *seed* makes.
 
+    :returns: the digests of the layers it commits, which are the same for every driver.
     :raises AssertionError: store and model differ; the script is in its notes.
     """
     player = Player(factory)
@@ -382,3 +387,4 @@ def play(factory: Factory, seed: int, *, steps: int = 60) -> None:
         raise
     finally:
         player.close(failed=failed)
+    return player.layers
