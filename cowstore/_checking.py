@@ -8,6 +8,7 @@ import os
 from cowstore import leases
 from cowstore._leased import MOUNT_POINTS
 from cowstore._removing import remove
+from cowstore._rootless.verbs import in_namespace
 from cowstore._rows import CREATING, REMOVING
 from cowstore.errors import CowstoreError
 from cowstore.model import Kind
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cowstore._rows import Row
 
 
+@in_namespace()
 def check(core: Core, *, repair: bool) -> Iterator[Finding]:
     """Yield everything that is not as it should be; with *repair*, mend or remove just that first."""
     damage = core.catalog.integrity()

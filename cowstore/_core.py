@@ -29,6 +29,8 @@ class Core:
 
     :ivar root: absolute path of the store's directory. :ivar catalog: its catalog. :ivar token: this store's token of
         ownership, empty until the first verb that writes.
+    :ivar confined: this process is an ordinary user's and may not mount; a helper of its own does what needs that.
+    :ivar options: the driver's, as the store was opened.
     :ivar root_fd, leases_fd, owners_fd: descriptors of its directories; ``root_fd`` is locked shared.
     """
 
@@ -49,7 +51,8 @@ class Core:
         self.read_only = read_only
         self.lock = RLock()
         self.token = ""
-        self._options = options
+        self.options = options
+        self.confined = os.geteuid() != 0 and _is_confined()
         self._driver: Driver | None = None
         self._token_fd = -1
         self._pid = os.getpid()
@@ -79,9 +82,11 @@ class Core:
                 driver = self._driver
                 if driver is None:
                     directory = os.path.join(self.root, self.driver_type.name)
-                    driver = self.driver_type(
-                        directory, self._options, volatile=self.volatile, read_only=self.read_only
-                    )
+                    driver = self.driver_type(directory, self.options, volatile=self.volatile, read_only=self.read_only)
+                    if self.confined:
+                        from cowstore._rootless.confined import Confined
+
+                        driver = Confined(driver)
                     self._driver = driver
         return driver
 
@@ -237,6 +242,12 @@ class Core:
             leases.drop(fd)
             raise
         return fd
+
+
+def _is_confined() -> bool:
+    from cowstore._rootless.confined import is_confined
+
+    return is_confined()
 
 
 def from_os(error: OSError, tried: str) -> CowstoreError:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from cowstore import _blobs, _faults
 from cowstore._importing import import_directory, import_tar, opened, policy, writable_tree
+from cowstore._rootless.verbs import in_namespace
 from cowstore._rows import CREATING, labels_to_text
 from cowstore.errors import AlreadyExists, InvalidImage
 from cowstore.model import Kind
@@ -32,6 +33,7 @@ MANIFEST_TYPE = "cowstore.image.manifest-type"
 _WAIT_S = 600
 
 
+@in_namespace()
 def import_image(core: Core, source: object, name: str, platform: str | None) -> Snapshot:
     """Make the committed *name* from an OCI layout, a docker-archive or a plain root file system, told by content."""
     from cowstore.layers.container import Directory, open_archive

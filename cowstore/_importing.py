@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 
 from cowstore import _faults, leases
+from cowstore._rootless.verbs import in_namespace
 from cowstore._rows import labels_to_text
 from cowstore.errors import InvalidArgument, InvalidLayer
 from cowstore.model import Kind
@@ -75,6 +76,8 @@ def writable_tree(core: Core, row: Row) -> Iterator[int]:
     with ExitStack() as stack:
         stack.callback(leases.drop, leases.share(core.leases_fd, row.id))
         directory = driver.unpack_directory(row.id) if row.parent is None else None
+        if directory is None and core.confined:
+            directory = driver.tree_directory(row.id)
         if directory is None:
             from cowstore.mounting import detached
 
@@ -106,6 +109,7 @@ def opened(source: object) -> Iterator[BinaryIO]:
         yield file
 
 
+@in_namespace(only_for_ids=True)
 def import_tar(core: Core, source: object, name: str) -> Snapshot:
     """Make the committed *name* from an archive."""
     from cowstore.layers.compression import open_stream
@@ -136,15 +140,18 @@ def policy() -> tuple[Owners, Devices]:
     from cowstore.layers.extract import Devices
     from cowstore.layers.metadata import Owners
 
-    if os.geteuid() == 0 and _maps_all_ids():
-        return Owners.KEEP, Devices.MAKE
-    return Owners.CALLER, Devices.SKIP
+    ids = _ids() if os.geteuid() == 0 else 1
+    return Owners.KEEP if ids > 1 else Owners.CALLER, Devices.MAKE if ids == _ALL_IDS else Devices.SKIP
 
 
-def _maps_all_ids() -> bool:
-    """Tell whether this user namespace knows more than one user id."""
+_ALL_IDS = 2**32 - 1
+"""Ids that the first user namespace of a machine knows. Only there can devices be made."""
+
+
+def _ids() -> int:
+    """Tell how many user ids this user namespace knows."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
-        return sum(int(line.split()[2]) for line in file) > 1
+        return sum(int(line.split()[2]) for line in file)
 
 
 def _report(what: str, skipped: dict[str, int]) -> None:
@@ -156,18 +163,21 @@ def _report(what: str, skipped: dict[str, int]) -> None:
         logger(__name__).warning("importing %s: left out or changed: %s", what, counted)
 
 
+@in_namespace(only_for_ids=True)
 def import_directory(core: Core, source: str, name: str) -> Snapshot:
     """Make the committed *name* as a copy of a directory."""
+    from cowstore.layers.extract import Devices
+    from cowstore.layers.metadata import Owners
     from cowstore.trees.copy import copy_tree
 
-    whole = os.geteuid() == 0 and _maps_all_ids()
+    owners, devices = policy()
     with core.doing("import", source), ExitStack() as stack:
         fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
         if os.path.realpath(core.root).startswith(os.path.join(os.path.realpath(source), "")):
             raise InvalidArgument(f"cannot import {source}: the store {core.root} lies inside it", argument="source")
         birth = stack.enter_context(born(core, name))
-        counted = copy_tree(fd, birth.root_fd, owners=whole, devices=whole)
+        counted = copy_tree(fd, birth.root_fd, owners=owners is Owners.KEEP, devices=devices is Devices.MAKE)
         _report(source, counted.skipped())
     return birth.snapshot
 

@@ -7,8 +7,9 @@ import threading
 from contextlib import ExitStack
 
 from cowstore._importing import born, policy
-from cowstore._leased import leased
+from cowstore._leased import leased, realised
 from cowstore._removing import remove
+from cowstore._rootless.verbs import in_namespace
 from cowstore.errors import WrongKind
 from cowstore.model import Kind
 from cowstore.results import LayerInfo
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cowstore.model import Snapshot
 
 
+@in_namespace(writes=(2,))
 def export_layer(core: Core, key: str, file: BinaryIO, *, base: str | None, compression: str | None) -> LayerInfo:
     """Write what differs in *key* from *base* as a layer."""
     from cowstore.layers.sink import MEDIA_TYPES
@@ -38,12 +40,12 @@ def export_layer(core: Core, key: str, file: BinaryIO, *, base: str | None, comp
     )
 
 
+@in_namespace()
 def apply_layer(core: Core, key: str, file: BinaryIO) -> LayerInfo:
     """Unpack a layer over the active *key*; if that fails, the snapshot is removed rather than left half-changed."""
     from cowstore.layers.compression import open_stream
     from cowstore.layers.extract import Whiteouts, extract
     from cowstore.layers.sink import MEDIA_TYPES
-    from cowstore.mounting import detached
 
     core.own("apply a layer")
     row = core.catalog.get(key)
@@ -52,7 +54,7 @@ def apply_layer(core: Core, key: str, file: BinaryIO) -> LayerInfo:
     try:
         with core.doing("apply a layer to", key), ExitStack() as stack:
             lease = stack.enter_context(leased(core, key))
-            tree = stack.enter_context(detached(lease.mounts))
+            tree = stack.enter_context(realised(core, lease))
             root_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
             stack.callback(os.close, root_fd)
             with open_stream(file) as stream:
@@ -71,6 +73,7 @@ def apply_layer(core: Core, key: str, file: BinaryIO) -> LayerInfo:
     )
 
 
+@in_namespace()
 def squash(core: Core, name: str, key: str, base: str | None) -> Snapshot:
     """Make the committed *name*, a child of *base*, with the tree of *key*: one layer instead of many."""
     row = core.catalog.get(key)
@@ -119,12 +122,11 @@ def _write_difference(
     """Write the layer that leads from *base*, or from nothing, to *key*; returns what was written and what left out."""
     from cowstore.layers.export import write_layer
     from cowstore.layers.sink import Sink
-    from cowstore.mounting import detached
 
     with ExitStack() as stack:
         lease = stack.enter_context(leased(core, key))
         lease.acquiring()
-        tree = stack.enter_context(detached(core.driver.mounts(lease.id, True)))
+        tree = stack.enter_context(realised(core, lease, read_only=True))
         below = None
         if base is not None:
             lower = stack.enter_context(leased(core, base))

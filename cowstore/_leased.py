@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cowstore._core import Core
+    from cowstore._linux.fd import Descriptor
     from cowstore._rows import Row
     from cowstore.catalog import Catalog
     from cowstore.model import Mount
@@ -205,6 +206,33 @@ def leased(core: Core, key: str) -> Iterator[Lease]:
         lease.close()
 
 
+def realised(core: Core, lease: Lease, *, read_only: bool = False) -> Descriptor:
+    """Give the tree of *lease* as a directory, mounted where nobody sees it, or just opened where nothing can be."""
+    directory = core.driver.tree_directory(lease.id) if core.confined else None
+    if directory is not None:
+        from cowstore._linux.fd import open_
+
+        return open_(directory, os.O_RDONLY | os.O_DIRECTORY)
+    from cowstore.mounting import detached
+
+    return detached(core.driver.mounts(lease.id, True) if read_only else lease.mounts)
+
+
+@contextmanager
+def _saying_how(key: str) -> Iterator[None]:
+    """Tell a process that may not mount where it may."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        raise Unsupported(
+            f"cannot mount {key!r}: this process may not mount here ({error}); "
+            "run the program that wants the tree inside `cowstore unshare -- PROGRAM`, or as root",
+            feature="mount",
+        ) from error
+
+
 @contextmanager
 def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
     """Mount *key* for the length of the block, private, under a lease."""
@@ -216,16 +244,8 @@ def mounted(core: Core, key: str) -> Iterator[pathlib.Path]:
             point = _mount_point(core, lease)
             stack.callback(os.rmdir, point)
             _faults.point("store.mounted.point")
-            try:
+            with _saying_how(key):
                 lease.attach(point)
-            except OSError as error:
-                if error.errno != errno.EPERM:
-                    raise
-                raise Unsupported(
-                    f"cannot mount {key!r}: this process may not mount here ({error}); "
-                    "run the program that wants the tree inside `cowstore unshare -- PROGRAM`, or as root",
-                    feature="mount",
-                ) from error
         _faults.point("store.mounted.attached")
         try:
             yield pathlib.Path(point)
@@ -262,7 +282,8 @@ def attach(core: Core, key: str, target: str) -> None:
         core.catalog.attach(lease.id, target, namespace())
         _faults.point("store.attach.recorded")
         try:
-            lease.attach(target)
+            with _saying_how(key):
+                lease.attach(target)
             _faults.point("store.attach.attached")
         except BaseException:
             core.catalog.detach(target)

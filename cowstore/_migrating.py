@@ -11,6 +11,7 @@ import shutil
 from cowstore import _blobs
 from cowstore._importing import SOURCE_LABEL, born
 from cowstore._layering import pour
+from cowstore._rootless.verbs import in_namespace
 from cowstore.errors import AlreadyExists, CowstoreError, Unsupported
 from cowstore.layers.export import write_layer
 from cowstore.layers.sink import Sink
@@ -27,6 +28,7 @@ DIFF_ID_LABEL = "cowstore.migrated.diff-id"
 """Label of a migrated snapshot: digest of what differs from its parent, in both stores."""
 
 
+@in_namespace()
 def migrate(source: Core, target: Core) -> Iterator[str]:
     """Copy every snapshot with its labels, parents first; yields the key of each that was copied.
 

@@ -288,8 +288,10 @@ def _choose(root: str, driver: str | None, options: Mapping[str, object]) -> typ
 
 def _probe(driver: type[Driver], scratch: str, root: str, options: object) -> None:
     """Try a driver; a refusal names the store, not the directory it was tried in."""
+    from cowstore._rootless.verbs import probe
+
     try:
-        driver.probe(scratch, options)
+        probe(driver, scratch, options)
     except DriverUnavailable as error:
         raise DriverUnavailable(
             str(error).replace(scratch, root),

@@ -193,6 +193,13 @@ class Driver(ABC):
         """
         return None
 
+    def tree_directory(self, id: int) -> str | None:
+        """Name the directory that is the tree of *id*, to be read and, unsealed, written to where nothing can be mounted.
+
+        None where a tree takes a mount.
+        """
+        return None
+
     def adopt(self, id: int, path: str) -> None:
         """Make *id*, sealed at once, whose tree is the directory *path* outside the store.
 

@@ -116,6 +116,10 @@ class Copy(DirectoryDriver):
         flags = MountFlag.RDONLY if read_only else MountFlag.NONE
         return (Mount(type="bind", source=os.fsencode(f"{self.directory}/{id}/fs"), flags=flags),)
 
+    def tree_directory(self, id: int) -> str | None:
+        """Name the id's own directory."""
+        return f"{self.directory}/{id}/fs"
+
     def changes(self, id: int, base: int | None) -> Iterator[Change]:
         """Compare the trees where they lie; from the parent, without reading what was not written to since the copy."""
         from cowstore.trees.compare import compare

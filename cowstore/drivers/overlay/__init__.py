@@ -73,6 +73,7 @@ class Overlay(DirectoryDriver):
         shared_writing=False,
         adopts=True,
         volatile_mounts=True,
+        rootless=True,
         kernel_changes=True,
     )
 
@@ -256,6 +257,10 @@ class Overlay(DirectoryDriver):
     def _own(self, upper: bytes, *, volatile: bool) -> tuple[tuple[bytes, bytes], ...]:
         """Describe the writable layer."""
         work = upper[:-2] + b"work"
+        if self.userxattr:
+            from cowstore.drivers.overlay._volatile import open_up
+
+            open_up(work)
         if os.path.exists(work + b"/work/incompat/volatile"):
             from cowstore.drivers.overlay._volatile import clear_mark
 

@@ -10,7 +10,7 @@ import time
 
 from cowstore.errors import StoreCorrupt
 
-__all__ = ["clear_mark", "take_mark_away"]
+__all__ = ["clear_mark", "open_up", "take_mark_away"]
 
 MARK = "work/incompat/volatile"
 
@@ -41,6 +41,14 @@ def clear_mark(work: str, *, keeps: bool) -> None:
 
         logger(__name__).warning("%s was in use when the machine restarted and may be damaged (volatile store)", work)
     take_mark_away(work)
+
+
+def open_up(work: bytes) -> None:
+    """Let an ordinary user look into his own scratch directory: the kernel makes the inner one without any rights."""
+    try:
+        os.chmod(work + b"/work", 0o700)
+    except OSError:
+        return  # not there yet; or of one of his further ids, whose namespace he needs in any case
 
 
 def take_mark_away(work: str) -> None:

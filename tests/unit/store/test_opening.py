@@ -185,8 +185,8 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_options_are_kept_and_checked(opened: Callable[..., cowstore.Store], root: Path) -> None:
     opened(options={"limit_bytes": "4K", "eager": "yes"}).close()
-    assert opened()._core._options == PlainOptions(limit_bytes=4096, eager=True)
-    assert opened(options={"eager": False})._core._options == PlainOptions(limit_bytes=4096, eager=False)
+    assert opened()._core.options == PlainOptions(limit_bytes=4096, eager=True)
+    assert opened(options={"eager": False})._core.options == PlainOptions(limit_bytes=4096, eager=False)
     for wrong in ({"limits": 1}, {"limit_bytes": "many"}, {"eager": "maybe"}, {"limit_bytes": True}):
         with pytest.raises(InvalidArgument):
             opened(options=wrong)
