@@ -3,9 +3,9 @@
     child.py SOCKET
 
 Every message on the socket carries the descriptors of one container: a pipe with the request, a pipe for the answer,
-the program's standard streams, and what process 1 shall hold. The server forks, and the child is its launcher.
-The server has one thread and all modules loaded, so that a start costs a fork. It ends with its owner, who holds the
-other end of the socket; a launcher ends, and its container with it, when the request's pipe ends.
+the program's standard streams, and what process 1 shall hold. A spare launcher, forked beforehand, takes it; the
+server forks the next. It has one thread and all modules loaded, and ends with its owner, who holds the other end of the
+socket; a launcher ends, and its container with it, when the request's pipe ends.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import NoReturn
 
+    from cowstore._linux.fd import Descriptor
+    from cowstore.runtime.launcher import Container
     from cowstore.runtime.spec import Spec
 
 MOST_DESCRIPTORS = 16
@@ -31,7 +34,8 @@ def main() -> NoReturn:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     # The C module alone: all that socket adds costs more than the rest of this start.
     import _socket
-    import array
+    import array  # noqa: F401  # for the launchers
+    import select
     import signal
 
     # Nobody waits for the launchers.
@@ -47,20 +51,53 @@ def main() -> NoReturn:
     import cowstore.runtime.launcher
     import cowstore.runtime.transport  # noqa: F401
 
-    size = _socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    poll = select.poll()
+    poll.register(told, select.POLLIN)
+    # Only whether it ends: the messages are for the spare launcher.
+    poll.register(number, select.POLLRDHUP)
+    spare = _spare(own, tell)
     while True:
-        content, ancillary, _, _ = own.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
-        if not content:
+        poll.register(spare.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        if number in ready:
             os._exit(0)
-        fds = array.array("i")
-        for _, _, data in ancillary:
-            fds.frombytes(data)
-        if os.fork() == 0:
+        poll.unregister(spare.fileno())
+        if told in ready:
+            os.read(told, 1)
+        # It has work now, or was killed: either way the next one is due.
+        spare.close()
+        spare = _spare(own, tell)
+
+
+def _spare(own: _socket.socket, tell: int) -> Descriptor:
+    """Fork a launcher that waits for work; returns its pidfd.
+
+    It is there before it is asked for, so that a fork is not what the owner waits for.
+    """
+    from cowstore._linux.namespaces import pidfd_open
+
+    pid = os.fork()
+    if pid:
+        return pidfd_open(pid)
+    try:
+        import _socket
+        import array
+        import signal
+
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        size = _socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+        content, ancillary, _, _ = own.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
+        if content:
+            os.write(tell, b"+")
+            os.close(tell)
             own.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            fds = array.array("i")
+            for _, _, data in ancillary:
+                fds.frombytes(data)
             launch(*fds)
-        for fd in fds:
-            os.close(fd)
+    finally:
+        os._exit(0)
 
 
 def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *keep: int) -> NoReturn:
