@@ -44,16 +44,20 @@ class Ground:
         self.path = path
         self._open = open_store
         self.store = open_store("store", False)
-        self._volatile: Store | None = None
+        self._others: dict[str, Store] = {}
         self._bases: set[str] = set()
         self._number = 0
 
     @property
     def volatile(self) -> Store:
         """A second store of the same driver, in which nothing need survive a power cut."""
-        if self._volatile is None:
-            self._volatile = self._open("volatile", True)
-        return self._volatile
+        return self.other("volatile", volatile=True)
+
+    def other(self, name: str, *, volatile: bool = False) -> Store:
+        """A store of that name beside the first one, made when it is first asked for."""
+        if name not in self._others:
+            self._others[name] = self._open(name, volatile)
+        return self._others[name]
 
     def key(self, word: str) -> str:
         """Return a key that was not used before."""
@@ -73,9 +77,9 @@ class Ground:
             self._bases.add(known)
         return key
 
-    def empty(self) -> str:
+    def empty(self, *, store: Store | None = None) -> str:
         """Return a committed snapshot with nothing in it."""
-        return self.base("empty", lambda _root: None)
+        return self.base("empty", lambda _root: None, store=store)
 
     def tree(self, files: int, seed: int) -> str:
         """Return a committed snapshot with a synthetic root of that many files."""
@@ -84,9 +88,8 @@ class Ground:
     def close(self) -> None:
         """Destroy the stores, so that a driver gives back its devices."""
         with ExitStack() as stack:
-            for store in (self.store, self._volatile):
-                if store is not None:
-                    stack.callback(store.destroy)
+            for store in (self.store, *self._others.values()):
+                stack.callback(store.destroy)
 
 
 @contextmanager

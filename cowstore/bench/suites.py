@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from cowstore.bench import floors
 from cowstore.bench.grounds import SUBJECTS, ground
 from cowstore.bench.results import LESS, MORE, Budget, Series
-from cowstore.bench.timing import Stopwatch, median, undisturbed
+from cowstore.bench.timing import Stopwatch, median, paired_ratio, undisturbed
+from cowstore.bench.words import figure
 from cowstore.bench.workloads import Plan, load_all
 from cowstore.errors import CowstoreError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cowstore.bench.grounds import Ground
     from cowstore.bench.results import Parameter, Run
     from cowstore.bench.scratch import Scratch
+    from cowstore.store import Store
 
     Say = Callable[[str], None]
 
@@ -159,7 +161,6 @@ def scale(run: Run, scratch: Scratch, say: Say, *, subjects: Sequence[str], most
 def _curve(run: Run, one: Ground, steps: Sequence[int], say: Say, rounds: int) -> None:
     base, store = one.empty(), one.store
     there = 0
-    lives: dict[int, float] = {}
     for number in steps:
         while there < number:
             store.prepare(f"sleeper-{there}", base)
@@ -168,28 +169,43 @@ def _curve(run: Run, one: Ground, steps: Sequence[int], say: Say, rounds: int) -
         watch = Stopwatch()
         written: list[float] = []
         for turn in range(-5, rounds):
-            _life(one, base, watch if turn >= 0 else Stopwatch(), written)
-        total = [sum(parts) for parts in zip(*watch.phases.values(), strict=True)]
+            _life(one, store, base, watch if turn >= 0 else Stopwatch(), written)
         for phase, values in watch.phases.items():
             run.add("population", one.subject, phase, values, snapshots=number)
-        run.add("population", one.subject, "life", total, snapshots=number)
+        run.add("population", one.subject, "life", _sums(watch), snapshots=number)
         run.add("population", one.subject, "metadata of one prepare", written[5:], unit="B", snapshots=number)
-        lives[number] = median(total)
-    first, last = steps[0], steps[-1]
+    _side_by_side(run, one, base, there, rounds)
+
+
+def _sums(watch: Stopwatch) -> list[float]:
+    return [sum(parts) for parts in zip(*watch.phases.values(), strict=True)]
+
+
+def _side_by_side(run: Run, one: Ground, base: str, many: int, rounds: int) -> None:
+    """Compare a life in the full store with one in a store of few, in turns, so that both see the same machine."""
+    few = one.other("few")
+    one.empty(store=few)
+    for number in range(_POPULATIONS[0]):
+        few.prepare(f"sleeper-{number}", base)
+    watches = {few: Stopwatch(), one.store: Stopwatch()}
+    for turn in range(-5, rounds):
+        for store, watch in watches.items():
+            _life(one, store, base, watch if turn >= 0 else Stopwatch(), [])
+    small, large = (_sums(watch) for watch in watches.values())
     run.budgets.append(
         Budget(
             name=f"population-{one.subject}",
-            value=round(lives[last] / lives[first], 3),
+            value=round(paired_ratio(large, small), 3),
             limit=1.2,
             unit="x",
-            what=f"a life beside {last} snapshots {lives[last] * 1e6:.0f} µs against {first} "
-            f"{lives[first] * 1e6:.0f} µs",
+            what=f"a life beside {many} snapshots {figure(median(large), 's')} against {_POPULATIONS[0]} "
+            f"{figure(median(small), 's')}, in turns",
         )
     )
 
 
-def _life(one: Ground, base: str, watch: Stopwatch, written: list[float]) -> None:
-    store, key = one.store, one.key("life")
+def _life(one: Ground, store: Store, base: str, watch: Stopwatch, written: list[float]) -> None:
+    key = one.key("life")
     before = _written()
     with watch.phase("prepare"):
         store.prepare(key, base, ephemeral=True)
