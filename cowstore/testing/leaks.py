@@ -24,7 +24,7 @@ class Held:
     """What is held right now.
 
     :ivar mounts: mount points below the watched directories. :ivar loops: loop devices whose file is
-        there. :ivar mapped: device-mapper devices on those loop devices. :ivar cgroups: cgroups of cowstore's.
+        there. :ivar mapped: device-mapper devices on those loop devices. :ivar cgroups: empty groups of the runtime's.
     :ivar descriptors: open files of this process. :ivar processes: its descendants.
     """
 
@@ -137,9 +137,16 @@ def _stands_on(device: str, loops: frozenset[str]) -> bool:
 
 
 def _cgroups() -> frozenset[str]:
+    """List groups of the runtime's that nobody is in: somebody else's run has processes."""
     found: set[str] = set()
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        found.update(os.path.join(directory, name) for name in names if name.startswith("cowstore"))
+        for name in names:
+            path = os.path.join(directory, name)
+            with suppress(OSError):
+                if name.startswith("cowstore-run-"):
+                    with open(f"{path}/cgroup.procs", "rb") as processes:
+                        if not processes.read():
+                            found.add(path)
     return frozenset(found)
 
 

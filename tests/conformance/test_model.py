@@ -6,7 +6,6 @@ import pytest
 
 from cowstore.testing import Factory, model
 
-
 _layers: dict[int, tuple[str, list[str]]] = {}
 
 
