@@ -47,6 +47,8 @@ def main() -> NoReturn:
     os.set_inheritable(number, False)
     own = _socket.socket(fileno=number)
     # What a launcher imports on its way is imported once, here.
+    import resource  # noqa: F401  # wait4(2) makes its values
+
     import cowstore.mounting
     import cowstore.runtime.launcher
     import cowstore.runtime.transport  # noqa: F401

@@ -6,7 +6,6 @@ Both ends are of one installation and one interpreter, so nothing of it needs a 
 from __future__ import annotations
 
 import marshal
-from dataclasses import fields, is_dataclass
 
 from cowstore.model import Mount, MountFlag
 from cowstore.runtime.binds import Bind
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _VALUES = {cls.__name__: cls for cls in (Spec, Mount, Bind, Limits)}
+_FIELDS: dict[type, tuple[str, ...]] = {cls: tuple(cls.__annotations__) for cls in _VALUES.values()}
 
 
 def pack(spec: Spec, **more: object) -> bytes:
@@ -34,8 +34,9 @@ def unpack(content: bytes) -> tuple[Spec, dict[str, object]]:
 
 
 def _plain(value: object) -> object:
-    if is_dataclass(value):
-        return ("=" + type(value).__name__, tuple(_plain(getattr(value, field.name)) for field in fields(value)))
+    cls = type(value)
+    if cls in _FIELDS:
+        return ("=" + cls.__name__, tuple(_plain(getattr(value, name)) for name in _FIELDS[cls]))
     if isinstance(value, tuple):
         return tuple(_plain(part) for part in value)
     # Enumerations and flags are strings and integers to marshal.
@@ -52,7 +53,7 @@ def _made(value: object) -> object:
     match value:
         case (str(name), tuple(parts)) if name.startswith("="):
             cls = _VALUES[name[1:]]
-            named: dict[str, Any] = {field.name: _made(part) for field, part in zip(fields(cls), parts, strict=True)}
+            named: dict[str, Any] = {name: _made(part) for name, part in zip(_FIELDS[cls], parts, strict=True)}
             if cls is Mount:
                 named["flags"] = MountFlag(named["flags"])
             return cls(**named)
