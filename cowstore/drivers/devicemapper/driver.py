@@ -407,8 +407,6 @@ class DeviceMapper(Driver):
 
     def destroy(self) -> None:
         with locked(self.directory, OPENING):
-            for id in {*self._ids, *self._ids.doomed()}:
-                self._thins.deactivate(id, defer=True)
             if not self._pool.deactivate():
                 raise Busy(f"the pool {self._pool.name} is still in use; unmount what is mounted of it, then try again")
             opening.remove_files(self._pool)

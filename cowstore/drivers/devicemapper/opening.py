@@ -38,6 +38,8 @@ def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Poo
             known = _make(directory, options, control, known)
         pool = Pool(directory, known, options, control)
         thins = Thins(pool)
+        # The base is only ever active under the lock that this holds: it was left by a killed process.
+        thins.deactivate(base.BASE, defer=False)
         if pool.activate():
             try:
                 base.check(pool, thins)

@@ -199,7 +199,10 @@ class Pool:
         return self.record.on_files if self.options.discard is None else self.options.discard
 
     def deactivate(self) -> bool:
-        """End the pool; False while any of its devices is active. Its loop devices go with it."""
+        """End the pool; False while any of its devices is open. Its loop devices go with it.
+
+        The caller holds the lock OPENING, and is the last user.
+        """
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -217,8 +220,19 @@ class Pool:
                 return True
 
     def _has_devices(self) -> bool:
+        """Take down the devices that a killed process left; tell whether there are others, which somebody has open."""
         prefix = self.name.removesuffix("pool")
-        return any(name.startswith(prefix) and name != self.name for name, _ in dm.list_devices(self.control))
+        used = False
+        for name, _ in dm.list_devices(self.control):
+            if not name.startswith(prefix) or name == self.name:
+                continue
+            try:
+                dm.dev_remove(self.control, name)
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENXIO):
+                    raise
+                used = used or error.errno == errno.EBUSY
+        return used
 
     # Asking.
 

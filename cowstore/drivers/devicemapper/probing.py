@@ -1,4 +1,4 @@
-"""Finding out whether this machine can have a thin pool, by making one."""
+"""Finding out whether this machine can have a thin pool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from cowstore import _programs
 from cowstore._linux import dm, loop
 from cowstore.drivers.devicemapper import filesystem, nodes
-from cowstore.errors import CowstoreError, DriverUnavailable
+from cowstore.errors import DriverUnavailable
 
 _LOOP_CONTROL = os.makedev(loop.CONTROL_MAJOR, loop.CONTROL_MINOR)
 
@@ -50,34 +50,24 @@ def require(options: Options, control: Descriptor, directory: str) -> None:
 
 
 def probe(directory: str, options: Options) -> None:
-    """Make a tiny pool with one thin device in *directory*, and take it away again.
+    """Reach device-mapper, load its targets, and attach a file in *directory* to a loop device for a moment.
 
-    :raises DriverUnavailable: it could not be made.
+    No pool is made: the kernel would keep it, were this process killed. Making the store's own undoes itself.
+
+    :raises DriverUnavailable: a pool could not be made.
     """
-    from cowstore.drivers.devicemapper import opening, record
-    from cowstore.drivers.devicemapper.pool import Pool
-    from cowstore.drivers.devicemapper.thin import Thins
+    from cowstore.drivers.devicemapper import opening
 
     scratch = tempfile.mkdtemp(prefix=".probe-", dir=directory)
     try:
-        control = opening.reach_control(scratch)
-        with control:
+        with opening.reach_control(scratch) as control:
             require(options, control, scratch)
-            small = type(options)(data_bytes=1 << 20, metadata_bytes=2 << 20, file_system=options.file_system)
-            opening.make_files(scratch, small)
-            pool = Pool(scratch, record.new(small), small, control)
-            thins = Thins(pool)
-            try:
-                pool.activate(create=True)
-                pool.message("create_thin 0")
-                thins.activate(0, 1 << 20, read_only=False)
-            finally:
-                thins.deactivate(0, defer=True)
-                pool.deactivate()
-    except (OSError, CowstoreError) as error:
-        if isinstance(error, DriverUnavailable):
-            raise
-        text = f"a thin pool cannot be made in {directory}: {error}"
+        if options.data_device is None:
+            with tempfile.TemporaryFile(dir=scratch) as file:
+                file.truncate(1 << 20)
+                loop.attach(file, node=nodes.find(scratch)).close()
+    except OSError as error:
+        text = f"a file in {directory} cannot be attached to a loop device: {error}"
         raise DriverUnavailable(text, driver="devicemapper", missing=[text]) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
