@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -75,14 +76,24 @@ def interpreters() -> list[str]:
 def process(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run a program to its end, its output thrown away.
 
-    :raises CowstoreError: it failed.
+    :raises CowstoreError: it failed; the message holds what it said.
     """
-    null = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
-    pid = os.posix_spawnp(argv[0], list(argv), dict(environment), file_actions=[null])
-    _, status = os.waitpid(pid, 0)
-    if status:
-        code = os.waitstatus_to_exitcode(status)
-        raise CowstoreError(f"{' '.join(argv[:6])} ended with status {code}; nothing was measured")
+    said = os.memfd_create("said")
+    try:
+        actions = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, said, 2)]
+        pid = os.posix_spawnp(argv[0], list(argv), dict(environment), file_actions=actions)
+        try:
+            _, status = os.waitpid(pid, 0)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            text = " ".join(os.pread(said, 4096, max(0, os.fstat(said).st_size - 300)).decode(errors="replace").split())
+            raise CowstoreError(f"{' '.join(argv[:4])} ended with status {code}: {text or 'nothing said'}")
+    finally:
+        os.close(said)
 
 
 def minimal_root(directory: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from cowstore.bench import synthetic
 from cowstore.bench.installed import Installed, process
 from cowstore.bench.peers import command, peer, said
+from cowstore.bench.workloads import flush
 from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
@@ -121,6 +122,7 @@ def _archiver(place: Place, program: str, options: list[str]) -> Steps:
         target = place.directory("untar")
         started = time.perf_counter()
         process([program, "-C", target, *options, "-xpf", place.tree_tar], os.environ)
+        flush(target)
         return time.perf_counter() - started
 
     return {"apply": apply}
@@ -181,6 +183,7 @@ def umoci(place: Place, _stack: ExitStack) -> Steps:
         target = os.path.join(place.directory("unpacked"), "bundle")
         started = time.perf_counter()
         process(["umoci", "unpack", "--image", f"{layout}:tree", target], os.environ)
+        flush(target)
         return time.perf_counter() - started
 
     return {
