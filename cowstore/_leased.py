@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from cowstore import _faults, leases
 from cowstore.errors import Busy, CowstoreError, NotFound, Unsupported
@@ -329,11 +329,46 @@ def still_attached(catalog: Catalog, id: int, *, besides: str | None = None) -> 
         if target == besides:
             continue
         here = namespace()
-        if (where == here and not is_mounted(target)) or where.partition(" ")[0] != here.partition(" ")[0]:
+        if where == here:
+            gone = not is_mounted(target)
+        else:
+            gone = where.partition(" ")[0] != here.partition(" ")[0] or not _is_alive(where.partition(" ")[2])
+        if gone:
             catalog.detach(target)
         else:
             found.append(target)
     return found
+
+
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode of the process namespace in which all others are seen. Source: PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+
+
+def _is_alive(namespace: str) -> bool:
+    """Tell whether a mount namespace may still have processes: where all are seen, it has one that is seen."""
+    if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
+        return True
+    own = os.geteuid()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if os.readlink(f"/proc/{name}/ns/mnt") == namespace:
+                return True
+        except PermissionError:
+            with suppress(FileNotFoundError):
+                if os.stat(f"/proc/{name}").st_uid == own:
+                    return True  # It may not be looked into, and so may be there.
+        except OSError:
+            continue
+    # A namespace can be kept by a file that is bound to it, without any process.
+    return _is_kept(namespace)
+
+
+def _is_kept(namespace: str) -> bool:
+    from cowstore._linux.procfs import mountinfo
+
+    return any(entry.fs_type == b"nsfs" and entry.root == os.fsencode(namespace) for entry in mountinfo())
 
 
 def busy(core: Core, row: Row, verb: str) -> Busy:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cowstore.driver import Driver
 
 DEFAULT_ROOT = "/var/lib/cowstore"
+UNSHARED = "COWSTORE_UNSHARED"
+"""Variable in which `cowstore unshare` tells programs, who are root there, where the user's store is."""
 CATALOG = "catalog.db"
 _SCRATCH = "trying-"
 """How the directories are called in which a driver is tried, locked by whoever does it."""
@@ -35,7 +37,7 @@ _CHOICE = ("overlay", "btrfs", "devicemapper", "copy")
 def default_root() -> str:
     """Return where the store is when nobody says: system-wide for root, in the user's data directory for others."""
     if os.geteuid() == 0:
-        return DEFAULT_ROOT
+        return os.environ.get(UNSHARED) or DEFAULT_ROOT
     data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return os.path.join(data, "cowstore")
 

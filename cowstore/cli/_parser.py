@@ -245,6 +245,14 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
     made = command("destroy", "_keeping:destroy", "remove the whole store, with its pool, devices and subvolumes")
     made.add_argument("--yes", action="store_true", help="do not ask; without a terminal nothing is asked either")
 
+    made = command(
+        "unshare",
+        "unshare:unshare",
+        "run a program that may mount an ordinary user's snapshots",
+        "The program is root of a user and a mount namespace: there `cowstore mount` works, and Store.mounted in a "
+        "program. What it leaves mounted ends with it. Without PROGRAM: the shell.",
+    )
+    made.add_argument("words", metavar="-- PROGRAM …", nargs=argparse.REMAINDER, help="the program and its arguments")
 
     made = command(
         "bench",

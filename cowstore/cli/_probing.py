@@ -54,6 +54,7 @@ def _ground(root: str) -> str | None:
 
 def _probe(name: str, scratch: str, arguments: argparse.Namespace) -> Probed:
     from cowstore._opening import options_from
+    from cowstore._rootless.verbs import probe
     from cowstore.cli._output import describe
     from cowstore.drivers import load
 
@@ -62,7 +63,7 @@ def _probe(name: str, scratch: str, arguments: argparse.Namespace) -> Probed:
         driver = load(name)
         options = options_from(driver, arguments.option if arguments.driver else {})
         os.mkdir(directory)
-        driver.probe(directory, options)
+        probe(driver, directory, options)
     except DriverUnavailable as error:
         return Probed(name=name, usable=False, reason=describe(error), missing=error.missing)
     except ModuleNotFoundError:

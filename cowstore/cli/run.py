@@ -104,6 +104,10 @@ def _run(options: Options) -> int:
 
     from cowstore._opening import open as open_store
 
+    if os.geteuid() != 0:
+        from cowstore.cli.unshare import enter
+
+        enter(options.store)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(options.store, driver=options.driver, options=options.option or None))
         if _ends_with_the_run:

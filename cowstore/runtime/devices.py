@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import struct
 
+from cowstore._linux._call import oserror
 from cowstore._linux.fd import Descriptor
-from cowstore._linux.mount import MountAttr
+from cowstore._linux.mount import MountAttr, MoveMountFlag, OpenTreeFlag, move_mount, open_tree
 from cowstore.runtime import messages
 from cowstore.runtime.root import SECURED, attach, make_file_system
 
@@ -39,22 +41,52 @@ def mount_dev(inside: Inside) -> None:
         dev = make_file_system("tmpfs", (("mode", "755"), ("size", "65536k"), ("nr_inodes", "1024")), attrs)
         inside.tree["dev"] = dev
         here = dev.fileno()
-        for name, major, minor in DEVICES:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=here)
+        numbers = {name: os.makedev(major, minor) for name, major, minor in DEVICES}
+        shown = [name for name, number in numbers.items() if not _make_device(here, name, number)]
         for name, target in LINKS:
             os.symlink(target, name, dir_fd=here)
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=here)
         attach(dev, place)
-    _mount_at(
-        here,
-        "pts",
-        "devpts",
-        (("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", _TTY_GROUP)),
-        MountAttr.NOSUID | MountAttr.NOEXEC,
-    )
+    for name in shown:
+        _show_device(here, name, numbers[name])
+    _mount_terminals(here)
     _mount_at(here, "shm", "tmpfs", (("mode", "1777"), ("size", "65536k")), SECURED)
     _mount_at(here, "mqueue", "mqueue", (), SECURED, optional=True)
+
+
+def _mount_terminals(here: int) -> None:
+    options = (("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"))
+    attrs = MountAttr.NOSUID | MountAttr.NOEXEC
+    try:
+        _mount_at(here, "pts", "devpts", (*options, ("gid", _TTY_GROUP)), attrs)
+    except OSError as error:
+        # A user namespace that maps one id knows no such group.
+        if error.errno != errno.EINVAL:
+            raise
+        _mount_at(here, "pts", "devpts", options, attrs)
+
+
+def _make_device(here: int, name: str, number: int) -> bool:
+    """Make a device node; False where the kernel lets nobody make one: in a user namespace."""
+    try:
+        os.mknod(name, stat.S_IFCHR | 0o666, number, dir_fd=here)
+    except PermissionError:
+        return False
+    return True
+
+
+def _show_device(here: int, name: str, number: int) -> None:
+    """Show this machine's own device.
+
+    :raises OSError: ENODEV, what this machine has there is something else.
+    """
+    with open_tree(None, f"/dev/{name}", OpenTreeFlag.CLONE) as outer:
+        found = os.stat(outer.fileno())
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != number:
+            raise oserror("open_tree(2)", f"/dev/{name}", detail="not the device of that name", code=errno.ENODEV)
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=here))
+        move_mount(outer, "", here, name, MoveMountFlag.F_EMPTY_PATH)
 
 
 def open_terminal(inside: Inside) -> None:

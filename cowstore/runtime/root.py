@@ -107,8 +107,16 @@ def mount_proc(inside: Inside) -> None:
 
 def mount_sys(inside: Inside) -> None:
     """Mount /sys, read-only."""
-    with inside.plain_directory("sys") as place, make_file_system("sysfs", (), SECURED | MountAttr.RDONLY) as sys:
-        attach(sys, place)
+    attrs = SECURED | MountAttr.RDONLY
+    with inside.plain_directory("sys") as place:
+        try:
+            made = make_file_system("sysfs", (), attrs)
+        except PermissionError:
+            # It shows the network, and that of the machine belongs to no user namespace: what is there is shown.
+            made = open_tree(None, "/sys", OpenTreeFlag.CLONE | OpenTreeFlag.RECURSIVE)
+            mount_setattr(made, "", OpenTreeFlag.EMPTY_PATH | OpenTreeFlag.RECURSIVE, set=attrs)
+        with made:
+            attach(made, place)
 
 
 def hide(inside: Inside, *, paths: tuple[str, ...]) -> None:

@@ -31,11 +31,30 @@ def become_user(inside: Inside, *, user: str) -> None:
     uid, gid, groups, home = resolve(inside, user)
     inside.home = home
     _give_streams(uid, terminal=inside.terminal is not None)
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    try:
+        _take_on(uid, gid, groups)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ProgramError(
+            LAUNCHER_FAILED,
+            f"cannot be user {uid} with group {gid}: this user namespace has no such id; for an ordinary user that "
+            "needs newuidmap (Debian's package uidmap) and ranges in /etc/subuid and /etc/subgid",
+        ) from error
     # The kernel is asked to end this process with its parent; a change of user undid that where it was asked before.
     prctl.set_pdeathsig(signal.SIGKILL)
+
+
+def _take_on(uid: int, gid: int, groups: list[int]) -> None:
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        # In a user namespace of one id nobody may; the groups there are stay those of who made it.
+        with open("/proc/self/setgroups", encoding="ascii") as file:
+            if file.read().strip() != "deny":
+                raise
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def resolve(inside: Inside, user: str) -> tuple[int, int, list[int], str]:
@@ -133,4 +152,7 @@ def _give_streams(uid: int, *, terminal: bool) -> None:
     """
     for fd in (0, 1, 2):
         if terminal or stat.S_ISFIFO(os.fstat(fd).st_mode):
-            os.fchown(fd, uid, -1)
+            try:
+                os.fchown(fd, uid, -1)
+            except PermissionError:
+                continue  # it belongs to somebody whom this user namespace does not know
