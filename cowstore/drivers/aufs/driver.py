@@ -89,6 +89,7 @@ class Aufs(DirectoryDriver):
             self.start(id, parent)
             os.mkdir(f"{new}/fs", 0o755, dir_fd=self._fd)
             _faults.point("aufs.create.fs")
+            self._furnish(f"{new}/fs")
             if parent is None:
                 os.chmod(f"{new}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
             else:
@@ -99,6 +100,13 @@ class Aufs(DirectoryDriver):
             self.give_up(new)
             self.tell(error, f"make snapshot {id}")
             raise
+
+    def _furnish(self, branch: str) -> None:
+        """Make what AUFS would make at the first mount, which would then alter the time of the tree's root."""
+        for name in (view.ORPHANS, view.PSEUDO_LINKS):
+            os.mkdir(f"{branch}/{name}", 0o700, dir_fd=self._fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(f"{branch}/{view.BASE}", flags, 0o444, dir_fd=self._fd))
 
     @staticmethod
     def _dress(own: str, parents: str) -> None:
@@ -177,13 +185,14 @@ class Aufs(DirectoryDriver):
     def _mount_options(self) -> tuple[tuple[bytes, bytes], ...]:
         """List the options of every mount; the table of inode numbers has a name of its own each time.
 
-        dirperm1: what a parent's directory forbids does not matter once a child has opened it.
+        dirperm1: what a parent's directory forbids does not matter once a child has opened it. acl: without it an ACL
+        cannot be set, not even in the branch itself while it is mounted.
         """
         directory = self._options.xino_directory
         if not os.path.isdir(directory):
             directory = self.directory
         name = f"{directory}/.cowstore-{os.urandom(8).hex()}.xino"
-        return ((b"dio", b""), (b"dirperm1", b""), (b"xino", os.fsencode(name)))
+        return ((b"dio", b""), (b"dirperm1", b""), (b"acl", b""), (b"xino", os.fsencode(name)))
 
     def before_unmount(self, id: int, root_fd: int) -> None:
         """Make the other names of files with pseudo-links appear in the branch."""
@@ -301,7 +310,7 @@ class Aufs(DirectoryDriver):
         """Tell of the file system the branches are on, and how they are mounted."""
         from cowstore.drivers._backing import status
 
-        stated = [name + b"=" + value if value else name for name, value in self._mount_options()[:2]]
+        stated = [name + b"=" + value if value else name for name, value in self._mount_options()[:-1]]
         details = {
             "aufs version": _version() or "none in this kernel",
             "mount options": os.fsdecode(b",".join(stated)),

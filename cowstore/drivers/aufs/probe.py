@@ -138,7 +138,7 @@ def explained(error: OSError, directory: str) -> str:
         return f"{directory} is read-only: choose another directory"
     if error.errno == errno.EINVAL:
         return (
-            f"AUFS refuses the file system of {directory}, or an option (dirperm1, dio, xino){note}; the kernel's log "
-            f"says which (dmesg | grep aufs): {WAYS_OUT}"
+            f"AUFS refuses the file system of {directory}, or an option (dirperm1, dio, acl, xino){note}; the kernel's "
+            f"log says which (dmesg | grep aufs): {WAYS_OUT}"
         )
     return f"{directory}: {error.strerror}{note}: {WAYS_OUT}"

@@ -145,7 +145,7 @@ class FakeAufs:
         self._show()
 
     def _option(self, stack: list[tuple[bytes, str]], name: bytes, value: bytes) -> None:
-        if name in {b"dio", b"dirperm1"}:
+        if name in {b"dio", b"dirperm1", b"acl"}:
             return
         if name == b"xino":
             if os.path.lexists(value):

@@ -355,7 +355,6 @@ def linked(tmp_path: Path, aufs: Aufs) -> tuple[str, int]:
     number = (root / "h1").stat().st_ino
     aufs.create(1, None, None)
     aufs.mounts(1, False)
-    os.mkdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}")
     with open(f"{branch(aufs, 1)}/h1", "w"):
         pass
     os.link(f"{branch(aufs, 1)}/h1", f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}/{number}.21")
@@ -442,10 +441,8 @@ class Emulated:
 
     def __init__(self, plain: Path, rw: Path, lowers: list[Path]) -> None:
         self.plain, self.rw, self.lowers = plain, rw, lowers
-        base = rw / view.BASE
-        base.touch(mode=0o444)
-        for name in (view.ORPHANS, view.PSEUDO_LINKS):
-            (rw / name).mkdir()
+        # The driver has made the bookkeeping already, as AUFS does at the first mount otherwise.
+        assert set(os.listdir(rw)) == set(view.BOOKKEEPING)
 
     def _below(self, path: str) -> bool:
         """Whether a lower branch shows the path (the lower branches of these tests hold whiteouts too)."""
@@ -609,9 +606,7 @@ def test_bookkeeping_is_neither_seen_nor_counted(aufs: Aufs) -> None:
     layer = aufs_path(aufs, 1)
     (layer / "f").write_text("x" * 5000)
     empty = aufs.usage(1)
-    (layer / view.BASE).touch()
-    for name in (view.ORPHANS, view.PSEUDO_LINKS, ".wh..wh.dr.2_1_2"):
-        (layer / name).mkdir()
+    (layer / ".wh..wh.dr.2_1_2").mkdir()
     (layer / "d").mkdir()
     (layer / "d" / ".wh..wh.hino").touch()
     assert kinds(aufs, 1, None) == {"d": "added", "f": "added"}
@@ -629,7 +624,6 @@ def test_whiteouts_of_one_inode_are_deletions_each(aufs: Aufs) -> None:
     aufs.seal(1)
     aufs.create(2, 1, None)
     layer = aufs_path(aufs, 2)
-    (layer / view.BASE).touch()
     for name in ("a", "b"):
         os.link(layer / view.BASE, layer / f".wh.{name}")
     assert kinds(aufs, 2, 1) == {"a": "deleted", "b": "deleted"}
@@ -695,7 +689,6 @@ def test_hard_links_across_layers(aufs: Aufs) -> None:
     shutil.copy2(lower / "h1", layer / "h1")
     (layer / "h1").write_text("new")
     os.link(layer / "h1", layer / "h2")
-    (layer / view.PSEUDO_LINKS).mkdir()
     os.link(layer / "h1", layer / view.PSEUDO_LINKS / "11.21")
     assert kinds(aufs, 2, 1) == {"h1": "modified", "h2": "modified"}
     assert aufs.usage(2).inodes == 2

@@ -12,7 +12,7 @@ from cowstore.errors import Unsupported
 from cowstore.model import Mount, MountFlag
 from cowstore.mounting import aufs
 
-OPTIONS = ((b"dio", b""), (b"dirperm1", b""), (b"xino", b"/dev/shm/.cowstore-0123456789abcdef.xino"))
+OPTIONS = ((b"dio", b""), (b"dirperm1", b""), (b"acl", b""), (b"xino", b"/dev/shm/.cowstore-0123456789abcdef.xino"))
 
 
 @st.composite
@@ -67,7 +67,7 @@ def test_120_layers_are_a_mount_and_a_remount() -> None:
     """AU-03."""
     paths = [b"/srv/store/aufs/%d/fs" % number for number in range(121)]
     steps = builder.build(builder.branches_of(paths, writable=True), options=OPTIONS)
-    assert [len(step.options) for step in steps] == [83, 41]
+    assert [len(step.options) for step in steps] == [84, 41]
 
 
 def test_the_128th_branch_is_refused_with_the_number() -> None:
