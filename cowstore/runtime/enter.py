@@ -13,11 +13,12 @@ import signal
 from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.namespaces import CloneFlag, pidfd_open, setns
-from cowstore.runtime import messages, privileges, program
+from cowstore.runtime import messages
 from cowstore.runtime.init import FORWARDED, close_all_but, explain, import_no_more, leave_if_alone, start
 from cowstore.runtime.inside import Inside
 from cowstore.runtime.launcher import Container
-from cowstore.runtime.plan import plan
+from cowstore.runtime.operations import Stage
+from cowstore.runtime.plan import INHERITED, plan
 from cowstore.runtime.program import LAUNCHER_FAILED
 
 TYPE_CHECKING = False
@@ -73,10 +74,9 @@ def _enter(spec: Spec, process_1: int, target: int, status: int, control: int) -
         os.close(target)
         inside = Inside()
         inside.take_root(Descriptor(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        # What process 1 has done for all it starts must be done for this one here.
-        program.enter_directory(inside, path=spec.cwd, may_lack=spec.cwd_may_lack)
-        privileges.bound_capabilities(inside, keep=spec.capabilities)
-        program.reset_signals(inside)
+        for step in operations:
+            if step.stage is Stage.INIT and step.step in INHERITED:
+                step.execute(inside)
         code = start(operations, inside, status, alone=False)
     except OSError as error:
         messages.fail(status, LAUNCHER_FAILED, f"cannot enter the container: {explain(error)}")

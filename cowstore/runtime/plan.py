@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from cowstore.runtime.spec import Spec
 
 
+CAP_KILL = 5
+
+INHERITED = frozenset(
+    {
+        program.enter_directory,
+        program.reset_signals,
+        privileges.bound_capabilities,
+        privileges.limit_capabilities,
+        users.become_user,
+    }
+)
+"""Steps of process 1 that a program has from it, and one that enters its container later must do itself."""
+
+
 def namespaces(spec: Spec) -> CloneFlag:
     """Tell which namespaces process 1 is born in."""
     flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC
@@ -73,9 +87,27 @@ def _system(spec: Spec) -> list[Operation]:
         operation(Stage.INIT, privileges.bound_capabilities, keep=spec.capabilities),
         operation(Stage.INIT, program.reset_signals),
     ]
+    if _is_inherited(spec):
+        steps += _less_privileges(spec, Stage.INIT)
     if not spec.as_pid_1:
         steps.append(operation(Stage.INIT, system.conceal_process_1))
     return steps
+
+
+def _is_inherited(spec: Spec) -> bool:
+    """Tell whether the program can inherit its user and privileges from process 1, which needs to signal all inside.
+
+    A page written after a fork is copied, so what is done before costs less; and process 1 has no more rights than it
+    needs.
+    """
+    return spec.user == "0:0" and not spec.tty and not spec.new_privileges and bool(spec.capabilities >> CAP_KILL & 1)
+
+
+def _less_privileges(spec: Spec, stage: Stage) -> list[Operation]:
+    return [
+        operation(stage, users.become_user, user=spec.user),
+        operation(stage, privileges.limit_capabilities, keep=spec.capabilities),
+    ]
 
 
 def _program(spec: Spec) -> list[Operation]:
@@ -90,10 +122,8 @@ def _program(spec: Spec) -> list[Operation]:
     if spec.new_privileges:
         # Whoever may gain privileges needs one to be filtered.
         steps += filtering
-    steps += [
-        operation(Stage.PROGRAM, users.become_user, user=spec.user),
-        operation(Stage.PROGRAM, privileges.limit_capabilities, keep=spec.capabilities),
-    ]
+    if not _is_inherited(spec):
+        steps += _less_privileges(spec, Stage.PROGRAM)
     if not spec.new_privileges:
         steps.append(operation(Stage.PROGRAM, privileges.gain_nothing))
         steps += filtering

@@ -67,11 +67,11 @@ def test_a_program_that_is_missing(store: cowstore.Store) -> None:
 def test_exec_is_in_the_container(store: cowstore.Store) -> None:
     limits = Limits(pids=30)
     with spawn(store, "echo 7 > /srv/mark; sleep 100", hostname="inside", env={"A": "1"}, limits=limits) as running:
-        script = "cat /srv/mark /proc/sys/kernel/hostname; echo $A $B; ls /proc/$$/fd | tr '\\n' ' '; exit 6"
+        script = "cat /srv/mark /proc/sys/kernel/hostname; echo $A $B; ls /proc/$$/fd; exit 6"
         assert running.pid
         time.sleep(0.1)
         done = running.exec(["sh", "-c", script], env={"B": "2"}, capture=True)
-        assert (done.status, done.out) == (6, b"7\ninside\n1 2\n0 1 2 ")
+        assert (done.status, done.out) == (6, b"7\ninside\n1 2\n0\n1\n2\n")
         for name in ("mnt", "pid", "uts", "ipc", "net", "cgroup"):
             done = running.exec(["readlink", f"/proc/self/ns/{name}"], capture=True)
             assert done.out is not None
