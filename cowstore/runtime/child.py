@@ -38,13 +38,13 @@ def main() -> NoReturn:
     import select
     import signal
 
-    # Nobody waits for the launchers.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     number = int(sys.argv[1])
     # What else was inheritable there is none of ours, and would be kept open for the server's whole life.
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
     os.set_inheritable(number, False)
+    if os.geteuid() != 0:
+        _go_where_one_may_mount(number)
     own = _socket.socket(fileno=number)
     # What a launcher imports on its way is imported once, here.
     import resource  # noqa: F401  # wait4(2) makes its values
@@ -53,6 +53,8 @@ def main() -> NoReturn:
     import cowstore.runtime.launcher
     import cowstore.runtime.transport  # noqa: F401
 
+    # Nobody waits for the launchers.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     told, tell = os.pipe2(os.O_CLOEXEC)
     poll = select.poll()
     poll.register(told, select.POLLIN)
@@ -70,6 +72,30 @@ def main() -> NoReturn:
         # It has work now, or was killed: either way the next one is due.
         spare.close()
         spare = _spare(own, tell)
+
+
+_refusal = ""
+"""Why no container can be started."""
+
+
+def _go_where_one_may_mount(number: int) -> None:
+    """Enter a user namespace for an ordinary user, and begin anew there; where it is refused, so is every container.
+
+    The memory of a process belongs to the namespace in which it was executed. If that were the outer one, nothing that
+    process 1 hides from the program could be reached by the next launcher either, which is to enter the container.
+    """
+    global _refusal
+    from cowstore._rootless.namespace import enter, may_mount
+    from cowstore.errors import CowstoreError
+
+    try:
+        if may_mount():
+            return
+        enter()
+        os.set_inheritable(number, True)
+        os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, str(number)])
+    except (CowstoreError, OSError) as error:
+        _refusal = str(error)
 
 
 def _spare(own: _socket.socket, tell: int) -> Descriptor:
@@ -121,6 +147,8 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
             os.close(fd)
         length = int.from_bytes(_read(request, 8), "little")
         try:
+            if _refusal:
+                raise CowstoreError(_refusal)
             spec, more = unpack(_read(request, length))
             timeout_s = more["timeout_s"]
             process_1 = more.get("process_1")

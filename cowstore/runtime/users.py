@@ -9,6 +9,7 @@ import stat
 
 from cowstore._linux import prctl
 from cowstore._linux._call import oserror
+from cowstore._linux.capabilities import Cap, capget
 from cowstore._linux.files import Resolve, openat2
 from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
 
@@ -49,10 +50,9 @@ def _take_on(uid: int, gid: int, groups: list[int]) -> None:
     try:
         os.setgroups(groups)
     except PermissionError:
-        # In a user namespace of one id nobody may; the groups there are stay those of who made it.
-        with open("/proc/self/setgroups", encoding="ascii") as file:
-            if file.read().strip() != "deny":
-                raise
+        # In a user namespace of one id not even its root may; the groups there are stay those of who made it.
+        if not capget()[0] & 1 << Cap.SETGID:
+            raise
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
