@@ -89,7 +89,9 @@ def _this_machine(store: Store) -> str:
             "Give --base KEY|TAR|DIR, or use a store of the overlay driver (--store DIR --driver overlay)",
             feature="adopts",
         )
-    return _adopted(store, "/")
+    from cowstore.cli import _machine
+
+    return _machine.skeleton(store, _PREFIX) if _machine.is_locked() else _adopted(store, "/")
 
 
 def _is_separate(path: str) -> bool:

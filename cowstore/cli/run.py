@@ -134,11 +134,18 @@ def _run(options: Options) -> int:
 def _snapshot(store: Store, options: Options, stack: ExitStack) -> str:
     """Return the key of the snapshot to run on."""
     from cowstore.cli import _base
+    from cowstore.errors import Unsupported
 
     if options.commit is not None:
         _refuse_used(store, options.commit, "--commit")
     if options.base is None:
         _base.refuse_separate(with_mounts=options.with_mounts)
+        if _is_view(options) and (options.keep is not None or options.commit is not None):
+            raise Unsupported(
+                "an ordinary user's copy of this machine's root ends with the run: leave out --keep and --commit, "
+                "or give a --base that can be a layer (a tar or a directory)",
+                feature="adopts",
+            )
     if options.read_only:
         return _base.resolve(store, options.base)
     key = options.keep or f"run-{os.urandom(8).hex()}"
@@ -176,6 +183,11 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
     from cowstore.runtime.spec import Spec
 
     mounts = lease.mounts
+    viewed: tuple[Bind, ...] = ()
+    if _is_view(options):
+        from cowstore.cli import _machine
+
+        viewed = _machine.views(mounts)
     image = NOTHING if options.base is None else config_of(store, lease.key)
     cwd, may_lack = compose.directory(options.workdir or image.cwd or None), False
     if options.base is None and options.workdir is None:
@@ -193,8 +205,8 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         hostname=compose.hostname(options.hostname),
         network=compose.network(options.network),
         read_only=lease.read_only,
-        hidden=compose.hidden(mounts, store.root),
-        binds=(*_binds(options), *map(compose.bind, options.bind)),
+        hidden=(os.path.realpath(store.root),) if viewed else compose.hidden(mounts, store.root),
+        binds=(*viewed, *_binds(options), *map(compose.bind, options.bind)),
         tmpfs=compose.tmpfs(options.tmpfs),
         as_pid_1=options.as_pid_1,
         tty=options.tty,
@@ -202,6 +214,15 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         capabilities=caps,
         seccomp=compose.seccomp(options.seccomp, caps),
     )
+
+
+def _is_view(options: Options) -> bool:
+    """Tell whether the run is on this machine's root as an ordinary user can have it."""
+    if options.base is not None:
+        return False
+    from cowstore.cli import _machine
+
+    return _machine.is_locked()
 
 
 def _limits(options: Options) -> Limits | None:
@@ -247,15 +268,22 @@ def _launch(spec: Spec, lease: Lease, options: Options) -> Outcome:
 def _afterwards(store: Store, key: str, options: Options) -> None:
     """Show and keep what is to be shown and kept."""
     if options.changes:
-        _print_changes(store, key)
+        _print_changes(store, key, options)
     if options.commit is not None:
         store.commit(options.commit, key)
 
 
-def _print_changes(store: Store, key: str) -> None:
+def _print_changes(store: Store, key: str, options: Options) -> None:
     from cowstore.cli._output import change_line, one_line
 
-    for change in store.changes(key):
+    found = store.changes(key)
+    if _is_view(options):
+        from cowstore.cli import _machine
+
+        with store.leased(key) as lease:
+            upper = _machine.upper_of(lease.mounts)
+        found = iter(()) if upper is None else _machine.changes(upper)
+    for change in found:
         _print(one_line(change_line(change)) + "\n")
 
 

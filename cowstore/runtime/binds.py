@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from cowstore._frozen import frozen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore.model import Mount
+
 
 @frozen
 class Bind:
@@ -14,6 +18,7 @@ class Bind:
     :ivar read_only: nothing can be written through it, nor through the mounts below it.
     :ivar recursive: the mounts below *source* show too.
     :ivar only_over: leave it out where *target* is not in the root, instead of making it.
+    :ivar mounts: what to show instead of *source*, to be written to. Where the kernel refuses these, *source* shows.
     """
 
     source: str
@@ -21,3 +26,4 @@ class Bind:
     read_only: bool = False
     recursive: bool = True
     only_over: bool = False
+    mounts: tuple[Mount, ...] = ()

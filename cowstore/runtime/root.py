@@ -71,12 +71,28 @@ def separate_mounts(inside: Inside) -> None:  # noqa: ARG001  # every step has t
 def open_binds(inside: Inside, *, binds: tuple[Bind, ...]) -> None:
     """Take copies of what is to be bound, while this machine's own tree is still the root."""
     for number, bind in enumerate(binds):
+        if bind.mounts and _realise(inside, number, bind):
+            continue
         flags = OpenTreeFlag.CLONE | (OpenTreeFlag.RECURSIVE if bind.recursive else OpenTreeFlag.NONE)
         tree = open_tree(None, bind.source, flags)
         inside.tree[f"bind {number}"] = tree
         wanted = MountAttr.NOSUID | MountAttr.NODEV | (MountAttr.RDONLY if bind.read_only else MountAttr.NONE)
         recursive = OpenTreeFlag.RECURSIVE if bind.recursive else OpenTreeFlag.NONE
         mount_setattr(tree, "", OpenTreeFlag.EMPTY_PATH | recursive, set=wanted, propagation=MountFlag.PRIVATE)
+
+
+def _realise(inside: Inside, number: int, bind: Bind) -> bool:
+    """Realise the mounts of a bind; False where the kernel refuses, which a warning says."""
+    from cowstore.mounting import detached
+
+    try:
+        tree = detached(bind.mounts)
+    except OSError as error:
+        inside.warnings.append(f"{bind.source} is shown read-only: {error.strerror} (something is mounted below it)")
+        return False
+    mount_setattr(tree, "", OpenTreeFlag.EMPTY_PATH, set=MountAttr.NOSUID | MountAttr.NODEV)
+    inside.tree[f"bind {number}"] = tree
+    return True
 
 
 def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) -> None:
