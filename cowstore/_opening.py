@@ -76,6 +76,15 @@ def open(  # noqa: A001 - the name is part of the public surface: cowstore.open
     except OSError as error:
         from cowstore._core import from_os
 
+        if isinstance(error, PermissionError):
+            from cowstore._access import blocked_at
+
+            stopped = blocked_at(os.path.join(path, CATALOG))
+            if stopped is not None:
+                raise CowstoreError(
+                    f"cannot open the store {path}: {stopped}; make it passable (chmod a+x), be its owner, or name "
+                    "another store"
+                ) from error
         raise from_os(error, f"cannot open the store {path}") from error
 
 
@@ -159,8 +168,11 @@ def _is_there(root: str) -> bool:
     try:
         entries = set(os.listdir(root))
     except PermissionError as error:
+        from cowstore._access import blocked_at
+
+        stopped = blocked_at(os.path.join(root, CATALOG))
         raise CowstoreError(
-            f"cannot open the store {root}: {error.strerror}; you (user {os.geteuid()}) may not read it: "
+            f"cannot open the store {root}: {stopped or error.strerror}; you (user {os.geteuid()}) may not read it: "
             "be its owner, or name another"
         ) from error
     if CATALOG in entries:

@@ -35,6 +35,7 @@ ROOMS = [
         "_image_export",
         "_blobs",
         "_migrating",
+        "_access",
         "_rootless",
     ],
     ["runtime"],
