@@ -29,6 +29,7 @@ def test_wait_kill_and_end(store: cowstore.Store, tmp_path: Path) -> None:
     script = "trap 'exit 9' TERM; echo up; touch /shared/up; while :; do sleep 0.05; done"
     with spawn(store, script, capture=True, binds=[f"{shared}:/shared"]) as running:
         while not (shared / "up").exists():
+            assert running.poll() is None
             time.sleep(0.01)
         assert running.poll() is None
         with pytest.raises(TimeoutError):
