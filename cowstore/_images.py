@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 
 from cowstore import _blobs, _faults
-from cowstore._importing import import_directory, import_tar, opened, policy, writable_tree
+from cowstore._importing import import_directory, import_tar, opened, policy, refusal_names, writable_tree
 from cowstore._rootless.verbs import in_namespace
 from cowstore._rows import CREATING, labels_to_text
 from cowstore.errors import AlreadyExists, InvalidImage
@@ -49,7 +49,8 @@ def import_image(core: Core, source: object, name: str, platform: str | None) ->
                 return import_directory(core, os.fsdecode(source), name)
             return _install(core, read_image(directory, platform), name)
         file = stack.enter_context(opened(source))
-        archive, plain = open_archive(file, core.root)
+        with refusal_names(what):
+            archive, plain = open_archive(file, core.root)
         if archive is None:
             if plain is not file:
                 stack.callback(plain.close)

@@ -116,7 +116,7 @@ def import_tar(core: Core, source: object, name: str) -> Snapshot:
     from cowstore.layers.extract import Whiteouts, extract
 
     what = getattr(source, "name", source)
-    with core.doing("import", str(what)), _refusal_names(what), opened(source) as file, born(core, name) as birth:
+    with core.doing("import", str(what)), refusal_names(what), opened(source) as file, born(core, name) as birth:
         with open_stream(file) as stream:
             owners, devices = policy()
             extracted = extract(stream, birth.root_fd, whiteouts=Whiteouts.REFUSE, owners=owners, devices=devices)
@@ -126,7 +126,7 @@ def import_tar(core: Core, source: object, name: str) -> Snapshot:
 
 
 @contextmanager
-def _refusal_names(what: object) -> Iterator[None]:
+def refusal_names(what: object) -> Iterator[None]:
     """Say which archive it was that has been refused."""
     try:
         yield

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
+    from cowstore.cli._disks import Disk
     from cowstore.cli._output import Output
     from cowstore.model import Capabilities, Snapshot
     from cowstore.results import DriverStatus, Status, Usage
@@ -57,8 +58,8 @@ def tree(arguments: argparse.Namespace, out: Output) -> None:
     if out.json:
         out.document(_nested(children))
         return
-    for text in _drawn(children):
-        out.line(text)
+    for branch, snapshot in _drawn(children):
+        out.branch(branch, snapshot.key, "" if snapshot.kind == "committed" else snapshot.kind.value)
 
 
 def _nested(children: Mapping[str | None, list[Snapshot]]) -> list[dict[str, object]]:
@@ -74,13 +75,12 @@ def _nested(children: Mapping[str | None, list[Snapshot]]) -> list[dict[str, obj
     return roots
 
 
-def _drawn(children: Mapping[str | None, list[Snapshot]]) -> Iterator[str]:
-    """Yield one line for each snapshot, children below and right of their parent; a lone child stays in its column."""
+def _drawn(children: Mapping[str | None, list[Snapshot]]) -> Iterator[tuple[str, Snapshot]]:
+    """Yield the branch to each snapshot, and the snapshot; a lone child stays in its parent's column."""
     waiting = [(snapshot, "", "") for snapshot in reversed(children.get(None, ()))]
     while waiting:
         snapshot, first, rest = waiting.pop()
-        mark = "" if snapshot.kind == "committed" else f"  ({snapshot.kind.value})"
-        yield f"{first}{snapshot.key}{mark}"
+        yield first, snapshot
         below = children.get(snapshot.key, [])
         for child in reversed(below):
             last = child is below[-1]
@@ -151,6 +151,7 @@ def info(arguments: argparse.Namespace, out: Output) -> int:
         except (CowstoreError, OSError) as error:
             trouble = error
     probed = probe_all(root, arguments)
+    listed = _disks() if arguments.disks else []
     if out.json:
         state = None if status is None else _status_document(status)
         out.document(
@@ -160,6 +161,7 @@ def info(arguments: argparse.Namespace, out: Output) -> int:
                 "root": root,
                 "store": {"error": describe(trouble)} if trouble else state,
                 "drivers": [driver.document() for driver in probed],
+                **({"disks": [disk.document() for disk in listed]} if arguments.disks else {}),
             }
         )
         return 1 if trouble else 0
@@ -173,6 +175,12 @@ def info(arguments: argparse.Namespace, out: Output) -> int:
             for number, text in enumerate(driver.missing or (driver.reason,)):
                 out.line(f"{'' if number else driver.name:13} {'and' if number else 'not usable'}: {text}")
     out.line("")
+    if arguments.disks:
+        rows = [
+            (disk.name, human_size(disk.size_bytes), disk.model, "; ".join(disk.used_by) or "free") for disk in listed
+        ]
+        out.table(("DISK", "SIZE", "MODEL", "USE"), rows)
+        out.line("")
     if trouble:
         out.line(f"store {root}: {describe(trouble)}")
         return 1
@@ -182,6 +190,12 @@ def info(arguments: argparse.Namespace, out: Output) -> int:
     for text in _status_lines(status):
         out.line(text)
     return 0
+
+
+def _disks() -> list[Disk]:
+    from cowstore.cli._disks import disks
+
+    return disks()
 
 
 def _status_lines(status: Status) -> Iterator[str]:

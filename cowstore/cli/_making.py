@@ -32,17 +32,18 @@ def one_of(arguments: argparse.Namespace, name: str, *, required: bool = False) 
 
 
 def import_(arguments: argparse.Namespace, out: Output) -> None:
-    """Make a committed snapshot from a directory or an archive."""
+    """Make a committed snapshot from an image, a directory or an archive."""
     from cowstore.cli._progress import archive
 
     source = arguments.source
+    platform = arguments.platform
     if source != "-" and os.path.isdir(source):
         with open_to_write(arguments, create=True) as store:
-            snapshot = store.import_directory(source, name=arguments.name)
+            snapshot = store.import_image(source, name=arguments.name, platform=platform)
     else:
         # The archive first: no store is made for one that is not there.
         with archive(source) as file, open_to_write(arguments, create=True) as store:
-            snapshot = store.import_tar(file, name=arguments.name)
+            snapshot = store.import_image(file, name=arguments.name, platform=platform)
     made(snapshot, out)
 
 

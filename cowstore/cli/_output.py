@@ -45,6 +45,19 @@ class Output:
         """Write one line of the answer; control characters are shown, not sent."""
         print(one_line(text), end=end)
 
+    def branch(self, branch: str, key: str, mark: str) -> None:
+        """Write one line of a tree: what leads to it, its name, and what there is to say of it."""
+        if not self.decorated:
+            self.line(f"{branch}{key}" + (f"  ({mark})" if mark else ""))
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        line = Text.assemble((branch, "dim"), (one_line(key), "" if mark else "bold"))
+        if mark:
+            line.append(f"  ({mark})", style="cyan" if mark == "view" else "yellow")
+        Console().print(line, soft_wrap=True, highlight=False)
+
     def remark(self, text: str) -> None:
         """Write one line to standard error."""
         print(f"cowstore: {one_line(text)}", file=sys.stderr)

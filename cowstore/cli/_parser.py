@@ -135,12 +135,13 @@ def _add_globals(parser: Parser, prefix: str) -> None:
 
 def _add_looking(command: Callable[..., Parser]) -> None:
     """Add the commands that only look."""
-    command(
+    made = command(
         "info",
         "_looking:info",
         "show the drivers of this machine and the state of the store",
         "Each driver is tried where the store is, or would be; one that cannot work says what is missing.",
     )
+    made.add_argument("--disks", action="store_true", help="list this machine's disks too, and what is on them")
 
     made = command("ls", "_looking:ls", "list the snapshots")
     kinds = ("active", "view", "committed")
@@ -169,11 +170,16 @@ def _add_making(command: Callable[..., Parser]) -> None:
     made = command(
         "import",
         "_making:import_",
-        "make a committed snapshot from a directory or a tar archive",
-        "The archive may be compressed by gzip, bzip2, xz or zstd.",
+        "make a committed snapshot from an image, a directory or a tar archive",
+        "What it is is told by its content: an OCI layout (a directory, or an archive of one), a docker-archive, or a "
+        "plain root file system. An image becomes one snapshot for each layer, shared between images. Archives may be "
+        "compressed by gzip, bzip2, xz or zstd.",
     )
-    made.add_argument("source", metavar="SOURCE", help="directory or tar archive; - reads standard input")
+    made.add_argument("source", metavar="SOURCE", help="directory or archive; - reads standard input")
     made.add_argument("--name", metavar="KEY", required=True, help="the key of the new snapshot")
+    made.add_argument(
+        "--platform", metavar="OS/ARCH", help="which image of several, such as linux/arm64 (default: this machine's)"
+    )
 
     made = command("prepare", "_making:prepare", "make a writable snapshot of a committed one, or an empty one")
     made.add_argument("key", metavar="KEY")
@@ -204,6 +210,22 @@ def _add_layers(command: Callable[..., Parser]) -> None:
     made.add_argument("-o", "--output", metavar="FILE", help="write to this file (default: standard output)")
     forms = ("none", "gzip", "zstd")
     made.add_argument("--compression", choices=forms, default="none", metavar="FORM", help="none, gzip or zstd")
+
+    made = command(
+        "export",
+        "_images:export",
+        "write a committed snapshot and its parents as an OCI image",
+        "An image that was imported leaves as it came, to the byte. The manifest's digest is printed.",
+    )
+    made.add_argument("key", metavar="KEY")
+    made.add_argument(
+        "path", metavar="PATH", help="a directory, made or extended, or a name that ends in .tar for an archive"
+    )
+    made.add_argument("--ref", metavar="NAME", help="what the image is called in it (default: KEY)")
+    packed = ("none", "gzip", "zstd")
+    made.add_argument(
+        "--compression", choices=packed, default="gzip", metavar="FORM", help="none, gzip (the default) or zstd"
+    )
 
     made = command(
         "apply",
@@ -241,6 +263,19 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
         "Exits with 1 if anything is left that is not as it should be.",
     )
     made.add_argument("--repair", action="store_true", help="mend or remove what is named as repairable, nothing else")
+
+    made = command(
+        "migrate",
+        "_images:migrate",
+        "copy every snapshot into another store, of whatever driver",
+        "Each copy is checked by its digest; the store is only read. Interrupted, it goes on where it was when called "
+        "again.",
+    )
+    made.add_argument("--to", metavar="NAME", help="the other store's driver (default: the best that works there)")
+    made.add_argument("directory", metavar="DIR", help="the other store, made if it is not there")
+    made.add_argument(
+        "--to-option", metavar="NAME=VALUE", type=pair, action="append", default=[], help="an option of that driver"
+    )
 
     made = command("destroy", "_keeping:destroy", "remove the whole store, with its pool, devices and subvolumes")
     made.add_argument("--yes", action="store_true", help="do not ask; without a terminal nothing is asked either")

@@ -30,6 +30,12 @@ class Counted:
         self._tell(len(data))
         return data
 
+    def __getattr__(self, name: str) -> object:
+        # Whether the archive is an image's is found out by seeking in it.
+        if name in {"fileno", "seek", "seekable", "tell"}:
+            return getattr(self._file, name)
+        raise AttributeError(name)
+
 
 @contextmanager
 def archive(source: str) -> Iterator[BinaryIO]:
@@ -54,13 +60,33 @@ def archive(source: str) -> Iterator[BinaryIO]:
             yield Counted(file, lambda count: progress.advance(task, count))  # type: ignore[misc]
 
 
-def _bar() -> RichProgress | None:
+@contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """Give what is called after each of *total* steps, with a bar where somebody sees it."""
+    progress = _bar(steps=True)
+    if progress is None:
+        yield lambda: None
+        return
+    with progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+def _bar(*, steps: bool = False) -> RichProgress | None:
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
     except (ImportError, OSError):
         return None
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn()
+    count = MofNCompleteColumn() if steps else DownloadColumn(binary_units=True)
+    columns = TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), transient=True)
