@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import os
 import shutil
@@ -158,6 +159,7 @@ def test_a_catalog_from_the_future(opened: Callable[..., cowstore.Store], root: 
 def test_a_directory_that_may_not_be_read(root: Path) -> None:
     # Loaded before the change of user: the place it is loaded from may be closed to others.
     importlib.import_module("cowstore._access")
+    codecs.lookup("ascii")
     if os.geteuid() == 0:
         # Root may read everything: become somebody else for the length of the call.
         root.mkdir(mode=0o700)
