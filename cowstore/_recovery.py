@@ -44,6 +44,7 @@ def recover(core: Core) -> Iterator[str]:
                 leases.forget_owner(core.owners_fd, token, fd)
         finally:
             leases.drop(fd)
+    core.driver.tidy()
 
 
 def is_needed(core: Core) -> bool:

@@ -166,6 +166,13 @@ class Driver(ABC):
         """Wait until the space of all ids removed so far has been given back. The default has nothing to wait for."""
         return
 
+    def tidy(self) -> None:
+        """Take away what verbs that were killed left beyond their ids; others' may be under way. The default has none.
+
+        Called at open when somebody died, and by ``cleanup``.
+        """
+        return
+
     def close(self) -> None:
         """Let go of the driver's own descriptors and mounts. Closing twice is fine."""
         return
@@ -194,7 +201,7 @@ class Driver(ABC):
         return None
 
     def tree_directory(self, id: int) -> str | None:
-        """Name the directory that is the tree of *id*, to be read and, unsealed, written to where nothing can be mounted.
+        """Name the directory that is the tree of *id*, for reading it, and writing it unsealed, where none can mount.
 
         None where a tree takes a mount.
         """

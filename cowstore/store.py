@@ -206,6 +206,9 @@ class Store:
 
     def _changes(self, key: str, base: str | None) -> Iterator[Change]:
         with self._core.doing("compare", key), ExitStack() as stack:
+            if not self._core.read_only:
+                # If this process is killed, the next open knows that somebody may have left something.
+                self._core.own("compare")
             for held in (key,) if base is None else (key, base):
                 stack.enter_context(self.leased(held)).acquiring()
             # Asked only now: what is held keeps its key.

@@ -87,8 +87,9 @@ def _verb(store: Store, verb: str, key: str, other: str, chance: random.Random) 
                     assert (root / "mark").read_bytes() == b"whole" * 1000, "a file is not what was written"
                 with suppress(OSError):
                     # Read-only ones refuse; several writers of one snapshot write the same.
-                    (root / f"new-{chance.randrange(1 << 30)}").write_bytes(b"whole" * 1000)
-                    os.replace(max(root.glob("new-*")), root / "mark")
+                    mine = root / f"new-{chance.randrange(1 << 30)}"
+                    mine.write_bytes(b"whole" * 1000)
+                    os.replace(mine, root / "mark")
         case "mounts":
             store.mounts(key)
             store.release(key)

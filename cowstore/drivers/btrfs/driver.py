@@ -296,6 +296,13 @@ class Btrfs(Driver):
         self.seal(id)
         return True
 
+    def tidy(self) -> None:
+        from cowstore.drivers.btrfs.moment import PREFIX, stale
+
+        if any(name.startswith(PREFIX) for name in self._ground.names()):
+            for name in stale(self._home, self._ground.names()):
+                self._forget(subvolumes.destroy(self._home, os.fsencode(name)))
+
     def leftovers(self) -> Iterator[str]:
         from cowstore.drivers.btrfs.moment import stale
 
