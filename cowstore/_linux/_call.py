@@ -45,9 +45,9 @@ NUMBERS = {
     "mount_setattr": 442,
 }
 _OLDER = {
-    "x86_64": {"renameat2": 316, "seccomp": 317},
-    "aarch64": {"renameat2": 276, "seccomp": 277},
-    "riscv64": {"renameat2": 276, "seccomp": 277},
+    "x86_64": {"rt_sigaction": 13, "renameat2": 316, "seccomp": 317},
+    "aarch64": {"rt_sigaction": 134, "renameat2": 276, "seccomp": 277},
+    "riscv64": {"rt_sigaction": 134, "renameat2": 276, "seccomp": 277},
 }
 
 # CDLL(None) finds the C library already in this process, glibc or musl alike; a name such as libc.so.6 does not.

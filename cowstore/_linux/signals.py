@@ -1,4 +1,4 @@
-"""Signals read from a descriptor.
+"""Signals: read from a descriptor, and given their default disposition.
 
 Source: signalfd(2), sigsetops(3), signal(7).
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from ctypes import c_int, c_void_p
+from ctypes import c_int, c_size_t, c_void_p
 
-from cowstore._linux._call import bind, oserror, retry
+from cowstore._linux._call import bind, bind_syscall, oserror, retry
 from cowstore._linux.fd import Descriptor
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ _INFO_SIZE = 128  # sizeof(struct signalfd_siginfo), whose first three members a
 _HEAD = struct.Struct("=Iii")
 _SFD_CLOEXEC, _SFD_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 
+_rt_sigaction = bind_syscall("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _signalfd = bind("signalfd", c_int, c_void_p, c_int)
 
 
@@ -47,6 +48,19 @@ def signalfd(signals: Iterable[int]) -> Descriptor:
     if fd == -1:
         raise oserror("signalfd(2)")
     return Descriptor(fd)
+
+
+def rt_sigaction_default(signal: int) -> None:
+    """Give a signal its default disposition, also one of the two that the C library keeps to itself.
+
+    Raises:
+        OSError: EINVAL, there is no such signal, or it cannot be set.
+
+    Source: sigaction(2); the kernel's structure for this call, all zeros.
+    """
+    default = ctypes.create_string_buffer(32)
+    if _rt_sigaction(signal, default, None, 8) == -1:
+        raise oserror("rt_sigaction(2)")
 
 
 def read_signals(fd: Fd) -> list[tuple[int, int]]:

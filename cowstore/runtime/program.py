@@ -10,6 +10,7 @@ import stat
 from cowstore._linux._call import oserror
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.files import Resolve, openat2
+from cowstore._linux.signals import rt_sigaction_default
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ def reset_signals(inside: Inside) -> None:  # noqa: ARG001
     Process 1 does it, and the program inherits it: what is done before the last fork copies no page twice.
     """
     for number in range(1, signal.NSIG):
-        # Python ignores SIGPIPE and SIGXFSZ, nohup(1) SIGHUP; two cannot be set, and two belong to the C library.
-        if number in {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
-            continue
-        signal.signal(number, signal.SIG_DFL)
+        # Python ignores SIGPIPE and SIGXFSZ, nohup(1) SIGHUP; some callers the two that the C library keeps to itself.
+        if number in {32, 33}:
+            rt_sigaction_default(number)
+        elif number not in {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def unblock_signals(inside: Inside) -> None:  # noqa: ARG001

@@ -28,6 +28,7 @@ NUMBERS = {
     "pidfd_getfd": (438, 438, 438),
     "mount_setattr": (442, 442, 442),
     "renameat2": (316, 276, 276),
+    "rt_sigaction": (13, 134, 134),
     "seccomp": (317, 277, 277),
 }
 
