@@ -179,8 +179,13 @@ def _flatten_one(parent_fd: int, name: bytes) -> None:
             # What is there of that name is a copy that was not finished.
             remove_tree(parent_fd, passing)
             os.mkdir(passing, 0o700, dir_fd=parent_fd)
-            with open_directory(parent_fd, passing) as target:
-                copy_tree(source.fileno(), target.fileno(), whiteouts=True, host_xattrs=True)
+            try:
+                with open_directory(parent_fd, passing) as target:
+                    copy_tree(source.fileno(), target.fileno(), whiteouts=True, host_xattrs=True)
+            except OSError:
+                # No room, say: the snapshot goes on as it was.
+                remove_tree(parent_fd, passing)
+                raise
             _faults.point("btrfs.flatten.copied")
             files.renameat2(parent_fd, name, parent_fd, passing, files.RenameFlag.EXCHANGE)
             _faults.point("btrfs.flatten.exchanged")

@@ -205,6 +205,25 @@ def test_a_seal_that_was_killed_is_finished_by_the_next(
         assert subvolumes.nested(fd) == []
 
 
+def test_a_seal_without_room_leaves_the_snapshot_as_it_was(driver: Btrfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.create(1, None, None)
+    with tree(driver, 1) as root:
+        nest(root)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cowstore.trees.copy.copy_tree", full)
+        with pytest.raises(OutOfSpace):
+            driver.seal(1)
+    with tree(driver, 1) as root:
+        assert os.listdir(root) == ["s1"]
+        assert sorted(os.listdir(f"{root}/s1")) == ["deep", "f"]
+        assert os.listdir(f"{root}/s1/deep") == ["s2"]
+    driver.seal(1)
+
+
 def test_both_ways_of_finding_nested_subvolumes_agree(driver: Btrfs) -> None:
     library = subvolumes._library()
     if library is None:
