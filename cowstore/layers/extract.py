@@ -151,6 +151,8 @@ class _Extractor:
                 if error.errno in _ARCHIVE_ERRORS:
                     raise invalid(str(error.strerror), entry.name, entry.offset) from error
                 error.add_note(f"unpacking {os.fsdecode(entry.name)!r}, at byte {entry.offset} of the archive")
+                if error.errno == errno.EINVAL:
+                    error.add_note(f"its owner {entry.uid}:{entry.gid} may have no number in this user namespace")
                 raise
             self._entries += 1
         self._tree.close()
@@ -351,9 +353,8 @@ class _Extractor:
         remove_tree(directory.fd, name)
         if stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
             self._tree.forget(directory)
-        if self._metadata.acls or self._skipped_devices:
+        if self._metadata.acls:
             path = join(directory.path, name)
             below = path + b"/"
             for known in [key for key in self._metadata.acls if key == path or key.startswith(below)]:
                 del self._metadata.acls[known]
-            self._skipped_devices = {key for key in self._skipped_devices if key != path and not key.startswith(below)}

@@ -371,6 +371,7 @@ def test_ordinary_user() -> None:
             file(b"d/e/f", b"1", uid=1000),
             directory(b"d/n", 0o000, mtime=4),
             file(b"d/n/f", mode=0o000),
+            directory(b"d/n/sub", 0o311, mtime=5),
             block(b"d/null", b"3", major=1, minor=3),
             block(b"d/fifo", b"6", mode=0o640),
             pax([(b"SCHILY.xattr.security.capability", NET_RAW), (b"SCHILY.xattr.trusted.k", b"v")]) + file(b"cap"),
@@ -382,6 +383,10 @@ def test_ordinary_user() -> None:
         assert stat.S_IMODE((place / "d/e").stat().st_mode) == 0o500
         assert stat.S_IMODE((place / "d/n").stat().st_mode) == 0
         assert (place / "d/n").stat().st_mtime == 4
+        (place / "d/n").chmod(0o700)
+        found = (place / "d/n/sub").stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_mtime) == (0o311, 5)
+        (place / "d/n").chmod(0)
         assert stat.S_IMODE((place / "su").stat().st_mode) == 0o4755
         # A second layer, over directories that bind their owner.
         unpack(place, file(b"d/new", b"2"), file(b"d/e/.wh.f"), directory(b"d/n", 0o700), file(b"d/n/f", b"3"))

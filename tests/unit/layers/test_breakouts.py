@@ -59,6 +59,28 @@ def test_symlinks_on_the_way(root: Path, before: bytes) -> None:
     assert (root / "localetc").is_symlink()
 
 
+def test_absolute_symlink_in_an_open_directory(root: Path) -> None:
+    """Absolute means from the root, also where the directory that the link is in is open already."""
+    unpack(root, ETC, directory(b"a"), file(b"a/f"), symlink(b"a/b", b"/etc"), file(b"a/b/x", b"1"), file(b"a/b/y/z"))
+    assert sorted(os.listdir(root / "etc")) == ["x", "y"]
+    assert sorted(os.listdir(root / "a")) == ["b", "f"]
+
+
+def test_symlink_replaced_between_two_entries_through_it(root: Path) -> None:
+    unpack(
+        root,
+        directory(b"one"),
+        directory(b"two"),
+        symlink(b"x", b"one"),
+        file(b"x/1"),
+        symlink(b"x", b"two"),
+        file(b"x/2"),
+        directory(b"x"),
+        file(b"x/3"),
+    )
+    assert [os.listdir(root / name) for name in ("one", "two", "x")] == [["1"], ["2"], ["3"]]
+
+
 def test_symlink_empty_file(root: Path) -> None:
     """SymlinkEmptyFile."""
     unpack(root, ETC, file(b"etc/emptied", b"notempty"), symlink(b"localetc", b"/etc"), file(b"/localetc/emptied"))

@@ -148,7 +148,8 @@ def test_truncated_in_the_second_member(form: Compression, library: str) -> None
 @pytest.mark.parametrize("tail", [b"x", b"junk" * 1000, bytes(100) + b"x", b"\x1f", b"\x50\x2a\x4d\x18\xff"])
 def test_trailing_junk(form: Compression, tail: bytes, library: str) -> None:
     """TA-31: zeros are padding, anything else an error."""
-    with pytest.raises(InvalidLayer), open_stream(io.BytesIO(PACK[form](CONTENT) + tail)) as stream:
+    match = "follows" if form is Compression.GZIP else "."
+    with pytest.raises(InvalidLayer, match=match), open_stream(io.BytesIO(PACK[form](CONTENT) + tail)) as stream:
         stream.read()
 
 

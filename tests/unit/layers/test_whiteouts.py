@@ -169,6 +169,24 @@ def test_refused_in_a_whole_file_system(root: Path) -> None:
     assert files(root) == ["a.wh.b", "x.wh."]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_own_files_are_known_by_any_name(root: Path, first: bool) -> None:
+    """What went through a link is not hidden by a whiteout of its real name, nor the other way round."""
+    tree(root, "usr/bin/old", "usr/lib/old", "usr/bin/deep/er/old")
+    (root / "bin").symlink_to("usr/bin")
+    (root / "lib").symlink_to("/usr/lib")
+    new = [file(b"bin/deep/er/new"), file(b"bin/new"), file(b"usr/lib/new")]
+    gone = [
+        file(b"usr/bin/deep/" + OPAQUE),
+        file(b"usr/bin/" + OPAQUE),
+        file(b"usr/bin/.wh.new"),
+        file(b"lib/.wh.new"),
+        file(b"lib/" + OPAQUE),
+    ]
+    unpack(root, *(new + gone if first else gone + new))
+    assert files(root) == ["usr/bin/deep/er/new", "usr/bin/new", "usr/lib/new"]
+
+
 def test_symlink_under_a_whiteout_and_a_new_directory(root: Path) -> None:
     tree(root, "target/old")
     (root / "d").symlink_to("target")
