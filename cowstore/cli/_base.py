@@ -124,7 +124,9 @@ def _adopted(store: Store, path: str) -> str:
 
 
 def _directory(store: Store, path: str) -> str:
-    """Adopt a directory, or import it once where the driver keeps all trees itself."""
+    """Adopt a directory, or import it once where the driver keeps all trees itself; unpack an image layout once."""
+    if all(os.path.isfile(os.path.join(path, name)) for name in ("oci-layout", "index.json")):
+        return _layout(store, path)
     if store.capabilities.adopts:
         return _adopted(store, path)
     key = _key(path)
@@ -140,6 +142,19 @@ def _directory(store: Store, path: str) -> str:
     return key
 
 
+def _layout(store: Store, path: str) -> str:
+    """Import an image layout, once for each state of its index, which names all else in it by digest."""
+    key = f"{_PREFIX}layout:{_digest(os.path.join(path, 'index.json'))}"
+    try:
+        return store.stat(key).key
+    except NotFound:
+        pass
+    try:
+        return store.import_image(path, name=key).key
+    except AlreadyExists:  # somebody was faster
+        return key
+
+
 def _archive(store: Store, path: str) -> str:
     """Import an archive, once: it is known again by its file, or else by its digest."""
     stamp = _stamp(path)
@@ -150,7 +165,7 @@ def _archive(store: Store, path: str) -> str:
         snapshot = store.stat(key)
     except NotFound:
         try:
-            snapshot = store.import_tar(path, name=key)
+            snapshot = store.import_image(path, name=key)
         except AlreadyExists:
             return key
     store.update(key, {**snapshot.labels, STAMP_LABEL: stamp})

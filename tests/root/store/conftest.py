@@ -25,7 +25,7 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def tar(*entries: tuple[str, str | bytes]) -> bytes:
+def tar(*entries: tuple[str, str | bytes], mode: int = 0o644) -> bytes:
     """Make an archive of (name, content); a name that ends in "/" is a directory."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
@@ -36,7 +36,7 @@ def tar(*entries: tuple[str, str | bytes]) -> bytes:
             if name.endswith("/"):
                 member.type, member.mode = tarfile.DIRTYPE, 0o755
             else:
-                member.size = len(data)
+                member.size, member.mode = len(data), mode
             archive.addfile(member, io.BytesIO(data))
     return made.getvalue()
 

@@ -8,22 +8,20 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import cowstore
 from cowstore import AlreadyExists, CowstoreError, InvalidImage, InvalidLayer, Kind
 from tests.root.store.conftest import Layout, digest, tar, tree
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BASE = tar(("etc/", ""), ("etc/a", "one"), ("etc/b", "two"), ("srv/", ""), ("srv/x", "x"))
 TOP = tar(("etc/a", "changed"), ("etc/.wh.b", ""), ("new", "new"))
@@ -492,6 +490,33 @@ def test_parallel_imports_of_one_image(store: cowstore.Store, layout: Layout) ->
     assert {f"app{number}" for number in range(4)} < keys(store)
     assert len([snapshot for snapshot in store.walk() if snapshot.parent is None]) == 1
     assert store.check() == ()
+
+
+def test_cowstore_run_on_images(layout: Layout, tmp_path: Path) -> None:
+    """``--base`` takes a layout and an archive of one, unpacks each once, and runs with the image's own environment."""
+    files = [(name, Path(name).read_bytes()) for name in _needed_by("/bin/echo")]
+    base = tar(*files, mode=0o755)
+    config = {"config": {"Entrypoint": [os.path.realpath("/bin/echo"), "said"], "Cmd": ["by the image"]}}
+    layout.add(layout.image(base, config=config), "app")
+    archive = layout.archive(tmp_path / "image.tar")
+    run_it = [sys.executable, "-m", "cowstore.cli.run", "--store", tmp_path / "store", "--driver", "overlay", "--base"]
+    for source in (layout.path, archive, layout.path):
+        done = subprocess.run(
+            [*run_it, source],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert (done.returncode, done.stdout) == (0, "said by the image\n"), done.stderr
+    with cowstore.open(tmp_path / "store") as store:
+        assert len([snapshot for snapshot in store.walk() if snapshot.key.startswith("cowstore-run:")]) == 2
+        store.destroy()
+
+
+def _needed_by(program: str) -> list[str]:
+    """List a program with the libraries it is linked to."""
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return [os.path.realpath(program), *re.findall(r"(/\S+)", linked)]
 
 
 # Real tools
