@@ -159,7 +159,7 @@ class Player:
             self.model[name] = Known("committed", known.parent, known.tree)
             self._same(name)
             self.changes(name, None)
-            # Whatever the driver, the same edits are the same bytes.
+            # TA-42: whatever the driver, the same edits are the same bytes.
             self.layers.append(self.ground.store.export_layer(name, io.BytesIO()).diff_id)
 
     def remove(self, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from cowstore import (
     AlreadyExists,
     Busy,
     CowstoreError,
+    FindingKind,
     HasChildren,
     InvalidArgument,
     Kind,
@@ -216,7 +218,7 @@ def test_removal_while_walking(store: cowstore.Store) -> None:
 
 
 def test_leftovers_do_not_get_into_a_snapshot(store: cowstore.Store, root: Path) -> None:
-    """ST-04: what lies where the next id would go is left alone, and another id is used."""
+    """ST-04, ST-20: what lies where the next id would go is left alone, another id is used, and check names it."""
     (root / "plain/1").mkdir()
     (root / "plain/2").mkdir()
     (root / "plain/2/file").touch()
@@ -381,3 +383,26 @@ def test_a_removal_without_room_for_its_record(store: cowstore.Store, monkeypatc
     monkeypatch.setattr(catalog, "begin_remove", begin_where_there_is_room)
     store.remove("job")
     assert list(store.walk()) == []
+
+
+def test_one_broken_layer_stops_nothing_else(store: cowstore.Store, root: Path) -> None:
+    """ST-18: with a layer's data gone, the list works, the others work, check names it, and it can be removed."""
+    _layer(store, "broken")
+    _layer(store, "whole")
+    shutil.rmtree(root / "plain" / str(store.stat("broken").id))
+    assert [snapshot.key for snapshot in store.walk()] == ["broken", "whole"]
+    store.prepare("job", "whole")
+    assert [(finding.kind, finding.key) for finding in store.check()] == [(FindingKind.ROW_WITHOUT_DATA, "broken")]
+    store.remove("broken")
+    assert store.check() == ()
+
+
+def test_a_part_of_a_key_is_no_key(store: cowstore.Store) -> None:
+    """CL-01: keys are whole; what two begin with names neither of them, and the empty one is refused."""
+    store.prepare("ab11")
+    store.prepare("ab22")
+    with pytest.raises(NotFound):
+        store.remove("ab")
+    with pytest.raises(InvalidArgument):
+        store.remove("")
+    assert [snapshot.key for snapshot in store.walk()] == ["ab11", "ab22"]
