@@ -105,6 +105,18 @@ def test_options_behind_the_program_are_its_own(run: Runner) -> None:
     assert run("sh", "-c", 'echo "$@"', "x", "-v", "--rm") == "-v --rm\n"
 
 
+def _commands_below(pid: int) -> list[bytes]:
+    """Return the command lines of all that descend from a process."""
+    found = []
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for child in children:
+            found += [Path(f"/proc/{child}/cmdline").read_bytes(), *_commands_below(int(child))]
+    except FileNotFoundError:
+        pass
+    return found
+
+
 @pytest.mark.parametrize("more", [[], ["--as-pid-1"]])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_end_a_sleeper(run: Runner, number: signal.Signals, more: list[str]) -> None:
@@ -113,6 +125,9 @@ def test_signals_end_a_sleeper(run: Runner, number: signal.Signals, more: list[s
     running = subprocess.Popen(run.command(*more, "--", "sh", "-c", "echo up; exec sleep 100"), stdout=subprocess.PIPE)
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
+    # dash handles SIGINT itself until it has become the sleeper.
+    while not any(command == b"sleep\0100\0" for command in _commands_below(running.pid)):
+        time.sleep(0.005)
     running.send_signal(number)
     started = time.monotonic()
     assert running.wait(timeout=10) == 128 + number
