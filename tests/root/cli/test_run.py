@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -107,13 +108,18 @@ def test_options_behind_the_program_are_its_own(run: Runner) -> None:
 
 def _commands_below(pid: int) -> list[bytes]:
     """Return the command lines of all that descend from a process."""
+    parents: dict[int, int] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+    below = {pid}
+    for child in sorted(parents):  # numbers rise from parent to child, until they wrap
+        if parents[child] in below:
+            below.add(child)
     found = []
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for child in children:
-            found += [Path(f"/proc/{child}/cmdline").read_bytes(), *_commands_below(int(child))]
-    except FileNotFoundError:
-        pass
+    for child in below - {pid}:
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{child}/cmdline").read_bytes())
     return found
 
 
@@ -126,7 +132,9 @@ def test_signals_end_a_sleeper(run: Runner, number: signal.Signals, more: list[s
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
     # dash handles SIGINT itself until it has become the sleeper.
-    while not any(command == b"sleep\0100\0" for command in _commands_below(running.pid)):
+    started = time.monotonic()
+    while b"sleep\0100\0" not in _commands_below(running.pid):
+        assert time.monotonic() - started < 10
         time.sleep(0.005)
     running.send_signal(number)
     started = time.monotonic()
