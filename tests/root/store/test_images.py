@@ -496,7 +496,8 @@ def test_cowstore_run_on_images(layout: Layout, tmp_path: Path) -> None:
     """``--base`` takes a layout and an archive of one, unpacks each once, and runs with the image's own environment."""
     files = [(name, Path(name).read_bytes()) for name in _needed_by("/bin/echo")]
     base = tar(*files, mode=0o755)
-    config: dict[str, object] = {"config": {"Entrypoint": [os.path.realpath("/bin/echo"), "said"], "Cmd": ["by the image"]}}
+    entrypoint = [os.path.realpath("/bin/echo"), "said"]
+    config: dict[str, object] = {"config": {"Entrypoint": entrypoint, "Cmd": ["by the image"]}}
     layout.add(layout.image(base, config=config), "app")
     archive = layout.archive(tmp_path / "image.tar")
     run_it: list[str | Path] = [
