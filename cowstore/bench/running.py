@@ -17,11 +17,12 @@ from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cowstore.bench.results import Run
     from cowstore.bench.scratch import Scratch
     from cowstore.bench.workloads import Plan
+    from cowstore.store import Store
 
     Say = Callable[[str], None]
 
@@ -127,53 +128,84 @@ def layers_suite(run: Run, scratch: Scratch, say: Say, *, plan: Plan, archive: s
         archive = os.path.abspath(archive)
         subprocess.run(["tar", "-C", tree, "--xattrs", "--xattrs-include=*", "-xpf", archive], check=True, timeout=600)
     with cowstore.open(os.path.join(ground.directory("s"), "store"), driver="overlay", volatile=True) as store:
-        numbers = iter(range(1 << 30))
-        written = os.path.join(ground.path, "written")
-
-        def read() -> None:
-            store.import_tar(archive, name=f"imported-{next(numbers)}")
-
-        def write() -> None:
-            with open(written, "wb") as file:
-                store.export_layer("imported-0", file)
-
-        def untar(*command: str) -> Callable[[], float]:
-            def step() -> float:
-                target = ground.directory("untar")
-                started = time.perf_counter()
-                process([*command[:1], "-C", target, *command[1:], "-xpf", archive], os.environ)
-                return time.perf_counter() - started
-
-            return step
-
-        say("archives")
-        steps: dict[str, Callable[[], float | None]] = {
-            "import cowstore": read,
-            "import GNU tar": untar("tar", "--xattrs", "--xattrs-include=*"),
-            "export cowstore": write,
-            "export GNU tar": lambda: process(
-                ["tar", "-C", tree, "--xattrs", "--sort=name", "-cf", written, "."], os.environ
-            ),
-        }
-        if shutil.which("bsdtar"):
-            steps["import bsdtar"] = untar("bsdtar")
-            steps["export bsdtar"] = lambda: process(["bsdtar", "-C", tree, "-cf", written, "."], os.environ)
-        else:
-            run.absent["bsdtar"] = "not installed: apt-get install libarchive-tools"
-        read()
-        found = interleave(steps, rounds, seed=plan.seed)
-        for name, values in found.items():
-            verb, _, subject = name.partition(" ")
-            floor = "GNU tar" if subject == "cowstore" else None
-            run.add(verb, subject, "plain tar, unsynced", values, floor=floor, archive=what)
-        for verb, limit, budget in (("import", 1.3, "apply"), ("export", 1.5, "export")):
-            ratio = paired_ratio(found[f"{verb} cowstore"], found[f"{verb} GNU tar"])
-            run.budgets.append(
-                Budget(name=budget, value=round(ratio, 3), limit=limit, unit="x", what=f"{verb} of {what} to GNU tar")
-            )
+        store.import_tar(archive, name="tree")
+        for form, option in FORMS.items():
+            say(f"archives: {form}")
+            packed = _packed(archive, ground.path, form)
+            if packed is None:
+                run.absent[f"{form} archives"] = f"the program {form} is not installed"
+                continue
+            found = interleave(_archive_steps(store, ground, tree, packed, form, option), rounds, seed=plan.seed)
+            _add_archives(run, found, form, what)
+    if shutil.which("bsdtar") is None:
+        run.absent["bsdtar"] = "not installed: apt-get install libarchive-tools"
     _changes(run, ground, say, plan)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     run.budgets.append(Budget(name="memory", value=round(peak, 1), limit=64.0, unit="MiB", what="peak of this process"))
+
+
+FORMS = {"plain": (), "gzip": ("--gzip",), "zstd": ("--zstd",)}
+"""How archives are packed, and what GNU tar is told for it."""
+
+
+def _packed(archive: str, directory: str, form: str) -> str | None:
+    """Pack an archive with the program of that name; None where it is missing."""
+    if form == "plain":
+        return archive
+    if shutil.which(form) is None:
+        return None
+    path = os.path.join(directory, f"tree.tar.{form}")
+    with open(archive, "rb") as source, open(path, "wb") as target:
+        subprocess.run([form, "-c"], stdin=source, stdout=target, check=True, timeout=600)
+    return path
+
+
+def _archive_steps(
+    store: Store, ground: Scratch, tree: str, archive: str, form: str, option: tuple[str, ...]
+) -> dict[str, Callable[[], float | None]]:
+    """Return what reads and writes archives of one form, each as its users call it."""
+    written = os.path.join(ground.path, f"written.{form}")
+
+    def read() -> None:
+        store.import_tar(archive, name=f"imported-{time.monotonic_ns()}")
+
+    def write() -> None:
+        with open(written, "wb") as file:
+            store.export_layer("tree", file, compression=None if form == "plain" else form)
+
+    def untar(program: str, *more: str) -> Callable[[], float]:
+        def step() -> float:
+            target = ground.directory("untar")
+            started = time.perf_counter()
+            process([program, "-C", target, *more, "-xpf", archive], os.environ)
+            return time.perf_counter() - started
+
+        return step
+
+    steps: dict[str, Callable[[], float | None]] = {
+        "import cowstore": read,
+        "import GNU tar": untar("tar", "--xattrs", "--xattrs-include=*"),
+        "export cowstore": write,
+        "export GNU tar": lambda: process(
+            ["tar", "-C", tree, "--xattrs", "--sort=name", *option, "-cf", written, "."], os.environ
+        ),
+    }
+    if shutil.which("bsdtar"):
+        steps["import bsdtar"] = untar("bsdtar")
+        steps["export bsdtar"] = lambda: process(["bsdtar", "-C", tree, *option, "-cf", written, "."], os.environ)
+    return steps
+
+
+def _add_archives(run: Run, found: Mapping[str, list[float]], form: str, what: str) -> None:
+    """Add what was measured of one form, and its two budgets."""
+    for name, values in found.items():
+        verb, _, subject = name.partition(" ")
+        floor = "GNU tar" if subject == "cowstore" else None
+        run.add(verb, subject, f"{form} tar, unsynced", values, floor=floor, archive=what)
+    for verb, limit, budget in (("import", 1.3, "apply"), ("export", 1.5, "export")):
+        ratio = paired_ratio(found[f"{verb} cowstore"], found[f"{verb} GNU tar"])
+        said = f"{verb} of {what}, {form}, to GNU tar"
+        run.budgets.append(Budget(name=f"{budget}-{form}", value=round(ratio, 3), limit=limit, unit="x", what=said))
 
 
 def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
