@@ -166,8 +166,12 @@ def _archive_steps(
     """Return what reads and writes archives of one form, each as its users call it."""
     written = os.path.join(ground.path, f"written.{form}")
 
-    def read() -> None:
-        store.import_tar(archive, name=f"imported-{time.monotonic_ns()}")
+    def read() -> float:
+        started = time.perf_counter()
+        store.import_tar(archive, name="imported")
+        taken = time.perf_counter() - started
+        store.remove("imported")
+        return taken
 
     def write() -> None:
         with open(written, "wb") as file:
@@ -178,7 +182,9 @@ def _archive_steps(
             target = ground.directory("untar")
             started = time.perf_counter()
             process([program, "-C", target, *more, "-xpf", archive], os.environ)
-            return time.perf_counter() - started
+            taken = time.perf_counter() - started
+            shutil.rmtree(target)
+            return taken
 
         return step
 
