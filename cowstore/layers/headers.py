@@ -143,11 +143,7 @@ def parse(header: bytes, offset: int) -> Entry:
         expected = int(checksum, 8)
     else:
         expected = _odd_numbers(entry, header, offset)
-    # Adler-32 has 1 plus the sum of the bytes in its low half, which half a block cannot overflow. Faster than sum().
-    adler = zlib.adler32
-    total = (adler(header[:256]) & 0xFFFF) + (adler(header[256:]) & 0xFFFF) - 2 - sum(header[148:156]) + _BLANK_CHECKSUM
-    if total != expected and _signed_sum(header) != expected:
-        raise invalid("the header's checksum is wrong: this is damaged, or not a tar archive", offset=offset)
+    _verify(header, expected, offset)
     flag = entry.flag
     entry.kind = KINDS.get(flag)
     entry.name = _name(header)
@@ -159,6 +155,29 @@ def parse(header: bytes, offset: int) -> Entry:
             entry.link = text(header[157:257])
     entry.size = entry.stored
     return entry
+
+
+def content_size(header: bytes, offset: int) -> int:
+    """Read of a header only how many bytes of content follow it.
+
+    Raises:
+        InvalidLayer: the checksum does not match.
+        Malformed: a field is no number, or out of bounds.
+    """
+    match = _NUMBERS(header, 100)
+    if match is None:
+        return parse(header, offset).stored
+    _verify(header, int(match[6], 8), offset)
+    return int(match[4], 8)
+
+
+def _verify(header: bytes, expected: int, offset: int) -> None:
+    """Add up a header's bytes."""
+    # Adler-32 has 1 plus the sum of the bytes in its low half, which half a block cannot overflow. Faster than sum().
+    adler = zlib.adler32
+    total = (adler(header[:256]) & 0xFFFF) + (adler(header[256:]) & 0xFFFF) - 2 - sum(header[148:156]) + _BLANK_CHECKSUM
+    if total != expected and _signed_sum(header) != expected:
+        raise invalid("the header's checksum is wrong: this is damaged, or not a tar archive", offset=offset)
 
 
 def _odd_numbers(entry: Entry, header: bytes, offset: int) -> int:

@@ -85,6 +85,9 @@ def time_ns(value: bytes) -> int:
     Raises:
         Malformed: it is no such number.
     """
+    whole, _, fraction = value.partition(b".")
+    if len(value) <= 28 and whole.isdigit() and fraction.isdigit():
+        return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     match = _TIME(value)
     if match is None:
         raise Malformed(f"mtime is {value[:40]!r}")

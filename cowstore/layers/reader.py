@@ -104,6 +104,13 @@ class TarReader:
             self._headers += 1
             if self._headers > self._limits.entries:
                 raise Malformed(f"the archive has more than {self._limits.entries} headers")
+            if block[156] in _LOCAL:
+                # Some archives have one before every entry, so it is not worth an entry of its own.
+                blocks.name = headers.text(block[:100])
+                pending = pending or _Pending(offset)
+                pending.repeated = pax.records(self._content(headers.content_size(block, offset)))
+                pending.records.update(pending.repeated)
+                continue
             entry = headers.parse(block, offset)
             blocks.name = entry.name
             if entry.kind is not None:
@@ -142,26 +149,23 @@ class TarReader:
         """Take in a header that is not an entry of its own."""
         flag = entry.flag
         if flag == _LONG_NAME:
-            pending.name = headers.text(self._content(entry))
+            pending.name = headers.text(self._content(entry.stored))
         elif flag == _LONG_LINK:
-            pending.link = headers.text(self._content(entry))
-        elif flag in _LOCAL:
-            pending.repeated = pax.records(self._content(entry))
-            pending.records.update(pending.repeated)
+            pending.link = headers.text(self._content(entry.stored))
         elif flag == _GLOBAL:
-            self._merge_global(pax.records(self._content(entry)))
+            self._merge_global(pax.records(self._content(entry.stored)))
         elif flag == _LABEL:
             self._blocks.skip(padded(entry.stored))
         else:
             raise Malformed(f"its type {chr(flag)!r} is not one that a layer can have")
         return pending
 
-    def _content(self, entry: Entry) -> bytes:
+    def _content(self, size: int) -> bytes:
         """Read the whole content of a header that is about others."""
         limit = self._limits.header_bytes
-        if entry.stored > limit:
-            raise Malformed(f"an extended header of {entry.stored} bytes, where {limit} are allowed")
-        return self._blocks.read(padded(entry.stored))[: entry.stored]
+        if size > limit:
+            raise Malformed(f"an extended header of {size} bytes, where {limit} are allowed")
+        return self._blocks.read(padded(size))[:size]
 
     def _merge_global(self, found: list[tuple[bytes, bytes]]) -> None:
         """Take in defaults for all entries that follow; an empty value takes one back."""
