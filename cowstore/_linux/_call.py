@@ -43,6 +43,7 @@ NUMBERS = {
     "openat2": 437,
     "pidfd_getfd": 438,
     "mount_setattr": 442,
+    "quotactl_fd": 443,
 }
 _OLDER = {
     "x86_64": {"rt_sigaction": 13, "renameat2": 316, "seccomp": 317},

@@ -27,6 +27,7 @@ NUMBERS = {
     "openat2": (437, 437, 437),
     "pidfd_getfd": (438, 438, 438),
     "mount_setattr": (442, 442, 442),
+    "quotactl_fd": (443, 443, 443),
     "renameat2": (316, 276, 276),
     "rt_sigaction": (13, 134, 134),
     "seccomp": (317, 277, 277),
