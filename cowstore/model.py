@@ -22,7 +22,16 @@ STACKED = b"\0"
 """Option value that stands for the tree which the earlier mounts of the same tuple have made.
 
 Whoever realises the mounts puts the path (or ``/proc/self/fd/N``) of that tree in its place. No path can hold a NUL.
+Followed by digits and a path (:func:`stacked`) it stands for a directory of what one earlier step has made.
 """
+
+
+def stacked(step: int, path: bytes) -> bytes:
+    """Return the option value that stands for the directory *path* of what mount number *step* of the tuple made.
+
+    :param step: counted from 0. :param path: relative.
+    """
+    return b"%s%d/%s" % (STACKED, step, path)
 
 
 class Kind(enum.StrEnum):
@@ -65,7 +74,7 @@ class Mount:
     :ivar type: ``"bind"``, or a file-system type.
     :ivar source: directory (bind), device, or a name that means nothing.
     :ivar options: pairs of name and value; an empty value makes the option a flag, :data:`STACKED` stands for the tree
-        made so far.
+        made so far, or, by :func:`stacked`, a part of what an earlier step made.
     :ivar flags: attributes of the mount. ``REMOUNT`` changes the tree made so far and mounts nothing.
     :ivar subdir: directory of the mounted file system that is the tree, or None for all of it.
     """

@@ -36,7 +36,7 @@ from cowstore.model import STACKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cowstore.model import Mount
 
@@ -87,25 +87,31 @@ def detached(mounts: Iterable[Mount]) -> Descriptor:
         raise ValueError("no mounts: there is nothing to realise")
     if _is_known_to_fail(steps):
         return _in_workshop(steps)
-    tree: Descriptor | None = None
+    trees: list[Descriptor] = []
     try:
         for step in steps:
-            made = realise(step, tree)
-            if tree is not None and made is not tree:
-                tree.close()
-            tree = made
+            trees.append(realise(step, trees))
         if steps[0].type == "aufs":
             from cowstore.mounting import aufs
 
             aufs.verify(steps)
     except OSError as error:
-        if tree is not None:
-            tree.close()
+        close_all(trees)
         if error.errno == errno.EINVAL and _is_too_much(steps):
             return _in_workshop(steps)
         raise
-    assert tree is not None
-    return tree
+    except BaseException:
+        close_all(trees)
+        raise
+    if len(trees) > 1:
+        close_all([tree for tree in trees if tree is not trees[-1]])
+    return trees[-1]
+
+
+def close_all(descriptors: Iterable[Descriptor]) -> None:
+    """Close descriptors, of which some may be one."""
+    for descriptor in descriptors:
+        descriptor.close()
 
 
 def attach(mounts: Iterable[Mount], target: str | bytes) -> None:
@@ -170,13 +176,13 @@ def detach(target: str | bytes, *, patience_seconds: float = 0.1) -> bool:
     return ended
 
 
-def realise(step: Mount, tree: Descriptor | None) -> Descriptor:
-    """Do one step on the *tree* of those before, and return what is the tree after it."""
+def realise(step: Mount, trees: Sequence[Descriptor]) -> Descriptor:
+    """Do one step on the *trees* that those before have made, and return what is the tree after it."""
     if step.flags & _REMOUNT:
-        if tree is None:
+        if not trees:
             raise ValueError("a remount needs a mount before it")
-        _reconfigure(step, tree)
-        return tree
+        _reconfigure(step, trees[-1])
+        return trees[-1]
     if step.type == "bind":
         made = open_tree(None, step.source, _CLONE)
         try:
@@ -185,7 +191,7 @@ def realise(step: Mount, tree: Descriptor | None) -> Descriptor:
             made.close()
             raise
     else:
-        made = _new(step, tree)
+        made = _new(step, trees)
     if step.subdir is None:
         return made
     with made:
@@ -202,7 +208,7 @@ def attributes(step: Mount) -> MountAttr:
     return wanted
 
 
-def _new(step: Mount, tree: Descriptor | None) -> Descriptor:
+def _new(step: Mount, trees: Sequence[Descriptor]) -> Descriptor:
     """Make a file system and a detached mount of it."""
     held: list[Descriptor] = []
     try:
@@ -213,26 +219,32 @@ def _new(step: Mount, tree: Descriptor | None) -> Descriptor:
                 if not value:
                     fsconfig_set_flag(fs, name)
                 elif name in _LAYERS:
-                    fsconfig_set_string(fs, name, layer(value, tree, held))
+                    fsconfig_set_string(fs, name, layer(value, trees, held))
                 else:
                     fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
             fsconfig_create(fs)
             return fsmount(fs, attributes(step))
     finally:
-        for descriptor in held:
-            descriptor.close()
+        close_all(held)
 
 
-def layer(value: bytes, tree: Descriptor | None, held: list[Descriptor]) -> bytes:
+def layer(value: bytes, trees: Sequence[Descriptor], held: list[Descriptor]) -> bytes:
     """Return a path by which the kernel can be told a layer; what must stay open meanwhile goes to *held*."""
-    if value == STACKED:
-        if tree is None:
-            raise ValueError("a stacked layer needs a mount before it")
-        return b"/proc/self/fd/%d" % tree.fileno()
+    if value[:1] == STACKED:
+        tree, path = below(value, trees)
+        return b"/proc/self/fd/%d%s" % (tree.fileno(), path and b"/" + path)
     if len(value) <= _VALUE_MAX and not any(byte in value for byte in _AWKWARD):
         return value
     held.append(open_(value, os.O_PATH | os.O_DIRECTORY))
     return b"/proc/self/fd/%d" % held[-1].fileno()
+
+
+def below(value: bytes, trees: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
+    """Return the tree that a stacked layer stands for, and the path in it."""
+    if not trees:
+        raise ValueError("a stacked layer needs a mount before it")
+    step, _, path = value[1:].partition(b"/")
+    return trees[int(step) if step else -1], path
 
 
 def _branch(value: bytes, held: list[Descriptor]) -> bytes:
@@ -254,8 +266,7 @@ def _reconfigure(step: Mount, tree: Descriptor) -> None:
                     fsconfig_set_flag(fs, name)
             fsconfig_reconfigure(fs)
     finally:
-        for descriptor in held:
-            descriptor.close()
+        close_all(held)
 
 
 # What older kernels need.
@@ -279,7 +290,7 @@ def _is_too_much(steps: tuple[Mount, ...]) -> bool:
 
 
 def _builds_on_detached(step: Mount) -> bool:
-    return step.subdir is not None or any(value == STACKED for _, value in step.options)
+    return step.subdir is not None or any(value[:1] == STACKED for _, value in step.options)
 
 
 def _takes_single_layers() -> bool:

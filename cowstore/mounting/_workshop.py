@@ -26,10 +26,12 @@ from cowstore._linux.mount import (
 )
 from cowstore._linux.namespaces import CloneFlag, unshare
 from cowstore.model import STACKED
-from cowstore.mounting import attributes, realise
+from cowstore.mounting import attributes, below, close_all, realise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cowstore.model import Mount
 
 _DIRECTORIES = (b"upperdir", b"workdir")
@@ -68,31 +70,28 @@ def _work(steps: tuple[Mount, ...], *, lowerdir_plus: bool) -> Descriptor:
     # It covers the root directory, and is reached by its descriptor. The root of this thread stays what is below it.
     with ground:
         move_mount(ground, b"", None, "/", MoveMountFlag.F_EMPTY_PATH)
-        tree: Descriptor | None = None
+        trees: list[Descriptor] = []
         try:
             for number, step in enumerate(steps):
-                made = _step(step, tree, ground, b"%d" % number, lowerdir_plus=lowerdir_plus)
-                if tree is not None and made is not tree:
-                    tree.close()
-                tree = made
-            assert tree is not None
-            return open_tree(tree, b"", OpenTreeFlag.CLONE | OpenTreeFlag.EMPTY_PATH)
+                trees.append(_step(step, trees, ground, b"%d" % number, lowerdir_plus=lowerdir_plus))
+            return open_tree(trees[-1], b"", OpenTreeFlag.CLONE | OpenTreeFlag.EMPTY_PATH)
         finally:
-            if tree is not None:
-                tree.close()
+            close_all(trees)
 
 
-def _step(step: Mount, tree: Descriptor | None, ground: Descriptor, name: bytes, *, lowerdir_plus: bool) -> Descriptor:
+def _step(
+    step: Mount, trees: Sequence[Descriptor], ground: Descriptor, name: bytes, *, lowerdir_plus: bool
+) -> Descriptor:
     """Do one step; the tree after it is attached below *ground*, so that the next may copy it or lie on it."""
     if step.flags & MountFlag.REMOUNT:
-        return realise(step, tree)
+        return realise(step, trees)
     os.mkdir(name, 0o700, dir_fd=ground.fileno())
     if step.type == "overlay" and not lowerdir_plus:
-        _mount_overlay(step, tree, b"/proc/self/fd/%d/%s" % (ground.fileno(), name))
+        _mount_overlay(step, trees, b"/proc/self/fd/%d/%s" % (ground.fileno(), name))
         made = open_tree(ground, name)
     else:
         # The sub-directory is taken below, from the attached tree.
-        made = realise(_without_subdir(step), tree)
+        made = realise(_without_subdir(step), trees)
         move_mount(made, b"", ground, name, MoveMountFlag.F_EMPTY_PATH)
     if step.subdir is None:
         return made
@@ -108,14 +107,17 @@ def _without_subdir(step: Mount) -> Mount:
     return replace(step, subdir=None)
 
 
-def _mount_overlay(step: Mount, tree: Descriptor | None, target: bytes) -> None:
+def _mount_overlay(step: Mount, trees: Sequence[Descriptor], target: bytes) -> None:
     """Mount an overlay by mount(2), every directory told as a number."""
     held: list[Descriptor] = []
 
     def number(path: bytes) -> bytes:
-        if path == STACKED:
-            assert tree is not None
-            return b"%d" % tree.fileno()
+        if path[:1] == STACKED:
+            tree, inner = below(path, trees)
+            if not inner:
+                return b"%d" % tree.fileno()
+            held.append(open_(inner, os.O_PATH | os.O_DIRECTORY, dir_fd=tree))
+            return b"%d" % held[-1].fileno()
         held.append(open_(path, os.O_PATH | os.O_DIRECTORY))
         return b"%d" % held[-1].fileno()
 
@@ -133,5 +135,4 @@ def _mount_overlay(step: Mount, tree: Descriptor | None, target: bytes) -> None:
         if attrs != MountAttr.NONE:
             mount_setattr(None, target, set=attrs)
     finally:
-        for descriptor in held:
-            descriptor.close()
+        close_all(held)

@@ -13,7 +13,7 @@ from cowstore import mounting
 from cowstore._linux.mount import MountFlag as Flag
 from cowstore._linux.mount import mount, umount2
 from cowstore._linux.procfs import mountinfo
-from cowstore.model import STACKED, Mount, MountFlag
+from cowstore.model import STACKED, Mount, MountFlag, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +118,23 @@ def test_an_overlay_over_an_overlay(ground: Path, way: str) -> None:
     )
     with mounting.detached(steps) as tree:
         assert names(tree) == ["a", "inner"]
+
+
+def test_directories_of_several_steps(ground: Path, way: str) -> None:
+    """Layers can lie in what any of the earlier steps made."""
+    for name in ("one", "two"):
+        layer(ground / name / "fs", **{name: name})
+    (ground / "own/fs").mkdir(parents=True)
+    (ground / "own/work").mkdir()
+    binds = tuple(Mount(type="bind", source=os.fsencode(ground / name)) for name in ("own", "one", "two"))
+    options = (
+        (b"lowerdir+", stacked(1, b"fs")), (b"lowerdir+", stacked(2, b"fs")),
+        (b"upperdir", stacked(0, b"fs")), (b"workdir", stacked(0, b"work")),
+    )  # fmt: skip
+    with mounting.detached((*binds, Mount(type="overlay", source=b"overlay", options=options))) as tree:
+        assert names(tree) == ["one", "two"]
+        os.mkdir("new", dir_fd=tree.fileno())
+    assert os.listdir(ground / "own/fs") == ["new"]
 
 
 def test_binds(ground: Path, way: str) -> None:
