@@ -5,6 +5,8 @@ On disk, below the driver's directory::
     <id>/fs        the tree, or the layer
     <id>/parent    symbolic link to ../<parent's id>; an id without one has no parent
     new-<id>/      an id in the making, renamed when complete
+
+Those whose sizes can be limited are in :mod:`cowstore.drivers._sized`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 
 from cowstore import _faults
 from cowstore.driver import Driver
@@ -21,9 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from cowstore.model import Mount
     from cowstore.results import FindingKind, Problem, Usage
 
-__all__ = ["SCRATCH", "DirectoryDriver", "id_of"]
+__all__ = ["SCRATCH", "DirectoryDriver", "id_of", "measured"]
 
 SCRATCH = ".probe-"
 """How the name of a probe's directory begins."""
@@ -174,15 +178,7 @@ class DirectoryDriver(Driver):
 
     def usage(self, id: int) -> Usage:
         """Measure the id's own directory tree."""
-        from cowstore.results import Usage
-        from cowstore.trees.usage import measure
-
-        fd = os.open(f"{id}/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            size_bytes, inodes = measure(fd)
-        finally:
-            os.close(fd)
-        return Usage(size_bytes=size_bytes, inodes=inodes)
+        return measured(f"{self.directory}/{id}/fs")
 
     def unpack_directory(self, id: int) -> str | None:
         """Name the id's own directory tree."""
@@ -195,6 +191,11 @@ class DirectoryDriver(Driver):
     def holds(self, id: int) -> bool:
         """Look for the directories of *id*."""
         return self.has(str(id)) or self.has(f"new-{id}")
+
+    @contextmanager
+    def looked_at(self, id: int) -> Iterator[tuple[Mount, ...]]:
+        """Describe the mounts of *id* for a look that ends with the block, and with it what they need."""
+        yield self.mounts(id, True)
 
     def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
         """Look at the directory of *id*, its link, and whether it can be mounted."""
@@ -219,6 +220,19 @@ class DirectoryDriver(Driver):
         from cowstore.trees.remove import remove_tree
 
         remove_tree(self._fd, os.path.basename(path))
+
+
+def measured(path: str) -> Usage:
+    """Measure a directory tree."""
+    from cowstore.results import Usage
+    from cowstore.trees.usage import measure
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size_bytes, inodes = measure(fd)
+    finally:
+        os.close(fd)
+    return Usage(size_bytes=size_bytes, inodes=inodes)
 
 
 def id_of(name: str) -> int | None:

@@ -27,6 +27,8 @@ def examine(driver: DirectoryDriver, id: int, parent: int | None) -> Iterator[Pr
 
 def _tree(where: str) -> Problem | None:
     try:
+        if os.path.isfile(f"{where}/image"):
+            return None
         found = os.lstat(f"{where}/fs")
     except FileNotFoundError:
         return Problem(kind=FindingKind.ROW_WITHOUT_DATA, text=f"{where}/fs is not there")
@@ -59,7 +61,8 @@ def _mountable(driver: DirectoryDriver, id: int) -> Iterator[Problem]:
     from cowstore.mounting import detached
 
     try:
-        detached(driver.mounts(id, True)).close()
+        with driver.looked_at(id) as mounts:
+            detached(mounts).close()
     except PermissionError:
         return  # an ordinary user cannot tell
     except (OSError, CowstoreError) as error:

@@ -3,9 +3,12 @@
 On disk, below the driver's directory::
 
     <id>/fs        the tree
+    <id>/quota     there if the snapshot's size is limited, see cowstore.drivers._limits
+    <id>/image     in place of fs, which is in it, see cowstore.drivers._image
     <id>/copied    when the copy was begun and ended (see `_Copied`)
     <id>/parent    symbolic link to ../<parent's id>
     new-<id>/      an id in the making
+    images         there if there has ever been an image
 
 The baseline of the benchmarks, the oracle of the tests, and what works where nothing else does.
 """
@@ -14,10 +17,12 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 
 from cowstore import _faults
 from cowstore.driver import NoOptions
-from cowstore.drivers._directories import SCRATCH, DirectoryDriver
+from cowstore.drivers._directories import SCRATCH
+from cowstore.drivers._sized import Options, SizedDriver
 from cowstore.errors import DriverUnavailable
 from cowstore.model import Capabilities, Mount, MountFlag
 
@@ -26,12 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
+    from cowstore._linux.loop import LoopDevice
     from cowstore.results import Change, DriverStatus
 
-__all__ = ["Copy", "NoOptions"]
+__all__ = ["Copy", "NoOptions", "Options"]
 
 
-class Copy(DirectoryDriver):
+class Copy(SizedDriver):
     """Snapshots are copies. To make one takes as long as copying its parent; with reflinks, without its content.
 
     ``usage`` counts the whole tree, blocks shared by reflink too: the file system does not tell them apart.
@@ -43,6 +49,7 @@ class Copy(DirectoryDriver):
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
         """Open the driver's directory."""
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
+        self._binds: bool | None = None
         if not read_only:
             self.bear_nothing_down()
 
@@ -72,19 +79,17 @@ class Copy(DirectoryDriver):
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         """Copy the parent's tree; the directory gets its name when the copy is complete."""
-        self.refuse_size(id, size_bytes)
+        self.check_size(id, size_bytes)
         if self.has(str(id)):
             return  # once is enough, and much
         new = f"new-{id}"
         try:
             self.start(id, parent)
-            os.mkdir(f"{new}/fs", 0o755, dir_fd=self._fd)
-            _faults.point("copy.create.fs")
-            if parent is None:
-                os.chmod(f"{new}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
+            if size_bytes is None:
+                self._fill(new, new, parent)
             else:
-                self._copy(f"{new}/fs", f"{parent}/fs", f"{new}/copied")
-            _faults.point("copy.create.copied")
+                with self.sized(new, size_bytes) as where:
+                    self._fill(where, new, parent)
             self.finish(new, id)
         except BaseException as error:
             # Whatever ends it: what was copied so far may be all the room there was.
@@ -92,6 +97,21 @@ class Copy(DirectoryDriver):
             if isinstance(error, OSError):
                 self.tell(error, f"copy snapshot {parent} to {id}")
             raise
+
+    def _fill(self, where: str, new: str, parent: int | None) -> None:
+        """Make the tree below *where*, absolute or in the driver's directory."""
+        os.mkdir(f"{where}/fs", 0o755, dir_fd=self._fd)
+        _faults.point("copy.create.fs")
+        if parent is None:
+            os.chmod(f"{where}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
+        else:
+            with ExitStack() as stack:
+                self._copy(f"{where}/fs", self._tree(stack, parent), f"{new}/copied")
+        _faults.point("copy.create.copied")
+
+    def _tree(self, stack: ExitStack, id: int) -> str:
+        """Return a path of the tree of *id* that is good as long as *stack*."""
+        return self.images.tree(stack, str(id)) if self.may_have_images() else f"{id}/fs"
 
     def _copy(self, own: str, parents: str, record: str) -> None:
         from cowstore.trees.copy import copy_tree
@@ -113,33 +133,60 @@ class Copy(DirectoryDriver):
 
     def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
         """Describe a bind mount of the tree."""
+        return self.described(id, read_only, None)
+
+    def described(
+        self,
+        id: int,
+        read_only: bool,
+        held: list[LoopDevice] | None,
+        *,
+        volatile: bool = False,
+    ) -> tuple[Mount, ...]:
+        """Describe the one mount; what it needs is put to *held*, or kept until it is released."""
+        if self.is_image(str(id)):
+            needed = self.images.hold(id) if held is None else held
+            return (self.images.mount(str(id), needed, read_only=read_only, subdir=b"fs"),)
         flags = MountFlag.RDONLY if read_only else MountFlag.NONE
         return (Mount(type="bind", source=os.fsencode(f"{self.directory}/{id}/fs"), flags=flags),)
 
     def tree_directory(self, id: int) -> str | None:
-        """Name the id's own directory."""
-        return f"{self.directory}/{id}/fs"
+        """Name the id's own directory; an image takes a mount."""
+        return None if self.is_image(str(id)) else f"{self.directory}/{id}/fs"
 
     def changes(self, id: int, base: int | None) -> Iterator[Change]:
         """Compare the trees where they lie; from the parent, without reading what was not written to since the copy."""
         from cowstore.trees.compare import compare
 
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        upper = os.open(f"{id}/fs", flags, dir_fd=self._fd)
-        try:
+        with ExitStack() as stack:
+            upper = os.open(self._tree(stack, id), flags, dir_fd=self._fd)
+            stack.callback(os.close, upper)
             if base is None:
                 yield from compare(None, upper)
                 return
-            lower = os.open(f"{base}/fs", flags, dir_fd=self._fd)
-            try:
-                after = before = None
-                if self.chain(str(id))[1:2] == [str(base)]:
-                    after, before = _Copied.read(self._fd, f"{id}/copied")
-                yield from compare(lower, upper, unchanged_after_ns=after, unchanged_before_ns=before)
-            finally:
-                os.close(lower)
-        finally:
-            os.close(upper)
+            lower = os.open(self._tree(stack, base), flags, dir_fd=self._fd)
+            stack.callback(os.close, lower)
+            after = before = None
+            if self.chain(str(id))[1:2] == [str(base)]:
+                after, before = _Copied.read(self._fd, f"{id}/copied")
+            yield from compare(lower, upper, unchanged_after_ns=after, unchanged_before_ns=before)
+
+    def why_no_quota(self) -> str | None:
+        """Say why project quotas cannot limit sizes here; None where they can: nothing is between them and writers."""
+        reason = super().why_no_quota()
+        if reason is not None:
+            return reason
+        if self._binds is None:
+            from cowstore.drivers._limits import binds_writers
+
+            self._binds = binds_writers(self.directory, SCRATCH)
+        if self._binds:
+            return None
+        return (
+            f"the file system at {self.directory} lets root write past its quotas (ext4 lets whoever has "
+            "CAP_SYS_RESOURCE): use xfs, the overlay driver, or the option backing=image"
+        )
 
     def status(self) -> DriverStatus:
         """Tell of the file system the trees are on, and whether it shares blocks between copies."""

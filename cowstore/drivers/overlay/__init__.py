@@ -6,8 +6,11 @@ On disk, below the driver's directory::
     <id>/work      overlay's scratch directory
     <id>/parent    symbolic link to ../<parent's id>; an id without one has no parent
     <id>/nested    there if the store lies below the adopted directory
+    <id>/quota     there if the snapshot's size is limited, see cowstore.drivers._limits
+    <id>/image     in place of fs and work, which are in it, see cowstore.drivers._image
     new-<id>/      an id in the making, renamed when complete
     empty/         lowest layer of a snapshot without parents, so that it is an overlay too
+    images         there if there has ever been an image
     userxattr      there if the layers' marks are in user.overlay.*, as an ordinary user makes them
 """
 
@@ -16,10 +19,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 
 from cowstore import _faults
 from cowstore.driver import NoOptions
-from cowstore.drivers._directories import DirectoryDriver
+from cowstore.drivers._sized import IMAGES, Options, SizedDriver
 from cowstore.errors import InvalidArgument, StoreCorrupt
 from cowstore.model import STACKED, Capabilities, Mount, MountFlag
 
@@ -27,9 +31,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cowstore._linux.loop import LoopDevice
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
-__all__ = ["NoOptions", "Overlay"]
+__all__ = ["NoOptions", "Options", "Overlay"]
 
 MAX_LOWERS = 500
 """Lower layers the kernel takes. Source: OVL_MAX_STACK in fs/overlayfs/params.h."""
@@ -57,7 +62,7 @@ _NOT_FOR_USERS = frozenset((b"redirect_dir", b"metacopy"))
 """Off with userxattr in any case, and refused as options beside it."""
 
 
-class Overlay(DirectoryDriver):
+class Overlay(SizedDriver):
     """Snapshots are overlays. What differs from the law is the kernel's.
 
     A program cannot rename(2) a directory that comes from a parent (EXDEV, as across file systems; ``mv`` copies then).
@@ -65,7 +70,7 @@ class Overlay(DirectoryDriver):
     """
 
     name = "overlay"
-    own_names = frozenset((EMPTY, USERXATTR))
+    own_names = frozenset((EMPTY, USERXATTR, IMAGES))
     capabilities = Capabilities(
         max_depth=MAX_LOWERS,
         shares_page_cache=True,
@@ -111,24 +116,40 @@ class Overlay(DirectoryDriver):
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         """Make the three directories of *id*; they get their name when they are complete."""
-        self.refuse_size(id, size_bytes)
+        self.check_size(id, size_bytes)
         new = f"new-{id}"
         try:
             self.start(id, parent)
-            os.mkdir(f"{new}/work", 0o700, dir_fd=self._fd)
-            _faults.point("overlay.create.work")
-            os.mkdir(f"{new}/fs", 0o755, dir_fd=self._fd)
-            _faults.point("overlay.create.fs")
-            if parent is None:
-                os.chmod(f"{new}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
+            if size_bytes is None:
+                self._fill(new, parent)
             else:
-                self._inherit(f"{new}/fs", f"{parent}/fs")
-            _faults.point("overlay.create.dressed")
+                with self.sized(new, size_bytes) as where:
+                    self._fill(where, parent)
             self.finish(new, id)
-        except OSError as error:
+        except BaseException as error:
             self.give_up(new)
-            self.tell(error, f"make snapshot {id}")
+            if isinstance(error, OSError):
+                self.tell(error, f"make snapshot {id}")
             raise
+
+    def _fill(self, where: str, parent: int | None) -> None:
+        """Make the scratch directory and the layer below *where*, absolute or in the driver's directory."""
+        os.mkdir(f"{where}/work", 0o700, dir_fd=self._fd)
+        _faults.point("overlay.create.work")
+        os.mkdir(f"{where}/fs", 0o755, dir_fd=self._fd)
+        _faults.point("overlay.create.fs")
+        if parent is None:
+            os.chmod(f"{where}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
+        elif not self.is_image(str(parent)):
+            self._inherit(f"{where}/fs", f"{parent}/fs")
+        else:
+            with ExitStack() as stack:
+                self._inherit(f"{where}/fs", self.images.tree(stack, str(parent)))
+        _faults.point("overlay.create.dressed")
+
+    def _path(self, name: str) -> bytes:
+        """Return the whole path of what lies in the driver's directory."""
+        return os.fsencode(name) if name.startswith("/") else self._raw + name.encode()
 
     def _inherit(self, own: str, parents: str) -> None:
         """Give a fresh root directory what the parent's has: the merged root is the upper one."""
@@ -137,11 +158,11 @@ class Overlay(DirectoryDriver):
         if found.st_uid != os.geteuid() or found.st_gid != os.getegid():
             os.chown(own, found.st_uid, found.st_gid, dir_fd=fd)
         os.chmod(own, stat.S_IMODE(found.st_mode), dir_fd=fd)
-        source = self._raw + parents.encode()
+        source = self._path(parents)
         for name in os.listxattr(source):
             if not name.startswith(BOOKKEEPING):
                 try:
-                    os.setxattr(self._raw + own.encode(), name, os.getxattr(source, name))
+                    os.setxattr(self._path(own), name, os.getxattr(source, name))
                 except OSError as error:
                     if error.errno not in {errno.ENOTSUP, errno.ENODATA}:
                         raise
@@ -170,9 +191,7 @@ class Overlay(DirectoryDriver):
                 pass
             os.rmdir(name, dir_fd=fd)
         except OSError:
-            from cowstore.trees.remove import remove_tree
-
-            remove_tree(fd, name)
+            super().remove_directory(name)
 
     def _remove_work(self, name: str) -> bool:
         """Remove the scratch directory as an overlay leaves it; False where it was used as a volatile one."""
@@ -225,16 +244,26 @@ class Overlay(DirectoryDriver):
 
     def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
         """Describe the overlay of *id* over its ancestors."""
+        return self.described(id, read_only, None, volatile=volatile)
+
+    def described(
+        self, id: int, read_only: bool, held: list[LoopDevice] | None, *, volatile: bool = False
+    ) -> tuple[Mount, ...]:
+        """Describe the overlay of *id*; what it needs is put to *held*, or kept until it is released."""
         chain = self.chain(str(id))
         last = chain[-1]
         adopted = self._is_adopted(last)
         lowers = [self._raw + name.encode() + b"/fs" for name in chain]
+        images: tuple[Mount, ...] = ()
+        if self.may_have_images():
+            needed = self.images.hold(id) if held is None else held
+            images, lowers = self.images.layers(chain, needed, read_only=read_only)
         if read_only or (adopted and len(chain) == 1):
             if adopted and len(chain) == 1:
                 return (Mount(type="bind", source=lowers[0], flags=MountFlag.RDONLY),)
             own: tuple[tuple[bytes, bytes], ...] = ()
         else:
-            own = self._own(lowers.pop(0), volatile=volatile or self.volatile)
+            own = self._own(chain[0], lowers.pop(0), volatile=volatile or self.volatile)
         if len(lowers) < (1 if own else 2):
             lowers.append(self._raw + EMPTY.encode())
         below: tuple[Mount, ...] = ()
@@ -247,16 +276,26 @@ class Overlay(DirectoryDriver):
             split = len(lowers) - MAX_LOWERS
             below = (self._overlay(lowers[split:]),)
             lowers[split:] = [STACKED]
-        return (*below, self._overlay(lowers, own))
+        return (*images, *below, self._overlay(lowers, own))
 
     def _overlay(self, lowers: list[bytes], own: tuple[tuple[bytes, bytes], ...] = ()) -> Mount:
         options = (*self.stated_options(), *[(b"lowerdir+", lower) for lower in lowers], *own)
         flags = MountFlag.NONE if own else MountFlag.RDONLY
         return Mount(type="overlay", source=b"overlay", options=options, flags=flags)
 
-    def _own(self, upper: bytes, *, volatile: bool) -> tuple[tuple[bytes, bytes], ...]:
+    def _own(self, name: str, upper: bytes, *, volatile: bool) -> tuple[tuple[bytes, bytes], ...]:
         """Describe the writable layer."""
         work = upper[:-2] + b"work"
+        if not upper.startswith(STACKED):
+            self._ready(work)
+        else:
+            with ExitStack() as stack:
+                self._ready(os.fsencode(self.images.tree(stack, name, "work")))
+        own = ((b"upperdir", upper), (b"workdir", work))
+        return (*own, (b"volatile", b"")) if volatile else own
+
+    def _ready(self, work: bytes) -> None:
+        """Make a scratch directory that has been used before fit for use."""
         if self.userxattr:
             from cowstore.drivers.overlay._volatile import open_up
 
@@ -265,8 +304,6 @@ class Overlay(DirectoryDriver):
             from cowstore.drivers.overlay._volatile import clear_mark
 
             clear_mark(os.fsdecode(work), keeps=not self.volatile)
-        own = ((b"upperdir", upper), (b"workdir", work))
-        return (*own, (b"volatile", b"")) if volatile else own
 
     def stated_options(self) -> tuple[tuple[bytes, bytes], ...]:
         """List the options that every overlay of this store is mounted with."""
@@ -306,8 +343,21 @@ class Overlay(DirectoryDriver):
         """Tell what differs; from an ancestor by looking only at what the layers between hold."""
         chain = self.chain(str(id))
         if base is None or str(base) not in chain[1:]:
-            return super().changes(id, base)
+            return self._compared(id, base)
         return self._changes(id, base, chain[: chain.index(str(base))])
+
+    def _compared(self, id: int, base: int | None) -> Iterator[Change]:
+        """Compare the trees."""
+        from cowstore.mounting import detached
+        from cowstore.trees.compare import compare
+
+        with ExitStack() as stack:
+            trees = [
+                stack.enter_context(detached(stack.enter_context(self.looked_at(one))))
+                for one in (id, base)
+                if one is not None
+            ]
+            yield from compare(trees[1].fileno() if len(trees) > 1 else None, trees[0].fileno())
 
     def _changes(self, id: int, base: int, own: list[str]) -> Iterator[Change]:
         from cowstore.drivers.overlay._changes import Foreign, changes
@@ -316,8 +366,13 @@ class Overlay(DirectoryDriver):
         prefix = "user.overlay." if self.userxattr else "trusted.overlay."
         last = b""
         try:
-            with detached(self.mounts(base, True)) as tree:
-                for change in changes([f"{self.directory}/{name}/fs" for name in own], tree.fileno(), prefix):
+            with ExitStack() as stack:
+                tree = stack.enter_context(detached(stack.enter_context(self.looked_at(base))))
+                if self.may_have_images():
+                    layers = [self.images.tree(stack, name) for name in own]
+                else:
+                    layers = [f"{self.directory}/{name}/fs" for name in own]
+                for change in changes(layers, tree.fileno(), prefix):
                     last = os.fsencode(change.path)
                     yield change
         except Foreign as mark:
@@ -334,7 +389,7 @@ class Overlay(DirectoryDriver):
                 "%s was mounted by somebody else, with redirect_dir=on: comparing everything", where
             )
             # Both tell the same in the same order.
-            for change in super().changes(id, base):
+            for change in self._compared(id, base):
                 if os.fsencode(change.path) > last:
                     yield change
 
