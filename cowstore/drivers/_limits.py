@@ -39,7 +39,7 @@ FIRST_PROJECT = 1 << 31
 
 _TRIES = 100
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_TRIAL_BYTES = 64 << 10
+_TRIAL_BYTES = 1 << 20
 
 HOW = (
     "ext4: `tune2fs -O project,quota DEVICE` while it is not mounted, then `mount -o prjquota`; xfs: "
@@ -80,7 +80,7 @@ def binds_writers(directory: str, scratch_prefix: str) -> bool:
             with limited(fd, ".", _TRIAL_BYTES):
                 file = os.open("file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 try:
-                    for _ in range(3):
+                    for _ in range(2):
                         os.write(file, os.urandom(_TRIAL_BYTES))
                     os.fsync(file)
                 except OSError as error:

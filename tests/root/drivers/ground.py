@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +43,9 @@ def needs_user_attributes(path: Path) -> None:
 
 
 @contextmanager
-def file_system_at(path: Path, kind: str, *mkfs: str, size_bytes: int = 512 << 20) -> Iterator[Path]:
+def file_system_at(
+    path: Path, kind: str, *mkfs: str, size_bytes: int = 512 << 20, options: str | None = None
+) -> Iterator[Path]:
     """Make a file system in a loop file beside *path* and mount it there."""
     path.mkdir()
     image = path.with_suffix(".img")
@@ -50,7 +53,7 @@ def file_system_at(path: Path, kind: str, *mkfs: str, size_bytes: int = 512 << 2
         os.ftruncate(file.fileno(), size_bytes)
         subprocess.run([f"mkfs.{kind}", *mkfs, str(image)], check=True, capture_output=True, timeout=60)
         with loop.attach(file) as device:
-            mount(device.node, str(path), kind)
+            mount(device.node, str(path), kind, MountFlag.NONE, options)
             try:
                 yield path
             finally:
@@ -72,3 +75,19 @@ def mounted(driver: Driver, id: int, point: Path, *, read_only: bool = False) ->
 
 def told(driver: Driver, id: int, base: int | None) -> list[tuple[str, str]]:
     return [(change.path, str(change.kind)) for change in driver.changes(id, base)]
+
+
+@contextmanager
+def quotas_at(path: Path, kind: str, size_bytes: int = 512 << 20) -> Iterator[Path]:
+    """Make a file system that counts and limits projects; skip where the kernel can do that for none of its kind."""
+    mkfs = ("-q", "-O", "quota,project") if kind == "ext4" else ("-q",)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_system_at(path, kind, *mkfs, size_bytes=size_bytes, options="prjquota"))
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ESRCH}:
+                raise
+            path.rmdir()
+            path.with_suffix(".img").unlink()
+            pytest.skip(f"elsewhere: this kernel has no quotas on {kind}; the kernel tier has: `tox -e kernel`")
+        yield path
