@@ -76,7 +76,7 @@ def driver_summary() -> str:
             MECHANISMS[driver.name],
             _cell(driver.capabilities.max_depth),
             _cell(driver.capabilities.rootless),
-            _cell(driver.capabilities.size_limits),
+            _sizes(driver),
         )
         for driver in drivers()
     ]
@@ -86,9 +86,7 @@ def driver_summary() -> str:
 def capability_table() -> str:
     """Return the table of every capability of every driver."""
     found = list(drivers())
-    rows = [
-        (text, *(_cell(getattr(driver.capabilities, name)) for driver in found)) for name, text in CAPABILITIES.items()
-    ]
+    rows = [(text, *(_capability(driver, name) for driver in found)) for name, text in CAPABILITIES.items()]
     return _table(("", *(_page(driver) for driver in found)), rows)
 
 
@@ -97,6 +95,19 @@ def _page(driver: type[Driver], directory: str = "") -> str:
     page = f"{driver.name}.md"
     exists = (GENERATED.parent / "drivers" / page).exists()
     return f"[`{driver.name}`]({directory}{page})" if exists else f"`{driver.name}`"
+
+
+def _capability(driver: type[Driver], name: str) -> str:
+    return _sizes(driver) if name == "size_limits" else _cell(getattr(driver.capabilities, name))
+
+
+def _sizes(driver: type[Driver]) -> str:
+    """Say whether sizes are enforced; for some drivers that is up to the file system they are on."""
+    from cowstore.drivers._sized import SizedDriver
+
+    if issubclass(driver, SizedDriver):
+        return "by project quotas, or as images"
+    return _cell(driver.capabilities.size_limits)
 
 
 def _cell(value: object) -> str:
