@@ -21,9 +21,13 @@ if str(ROOT) not in sys.path:
     # Behind the installed packages: the tests are found here, and cowstore itself where it is installed.
     sys.path.append(str(ROOT))
 
-from tests import tiers  # noqa: E402  # needs the line above
+from tests import perdriver, tiers  # noqa: E402  # needs the line above
 
 _skipped: dict[str, int] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(perdriver.PerDriver(), "cowstore-per-driver")
 
 
 def pytest_report_header() -> str:
