@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,15 +50,29 @@ class Modules:
         data = (self.directory / path).read_bytes()
         if path.endswith(".xz"):
             return lzma.decompress(data)
+        if path.endswith(".zst"):
+            return subprocess.run(["zstd", "-dc"], input=data, stdout=subprocess.PIPE, check=True).stdout
         return gzip.decompress(data) if path.endswith(".gz") else data
 
 
-def root_type(modules: Modules) -> str:
-    """How this kernel can share the host's files: virtiofs, else 9p; raises LookupError when neither."""
-    for kind, needs in ROOT_MODULES.items():
-        if modules.known(needs[-1]):
-            return kind
-    raise LookupError(f"the kernel of {modules.directory} has neither virtiofs nor 9p")
+class BuiltIn(Modules):
+    """Of a kernel without modules: whatever it has is there from the start, and cannot be told beforehand."""
+
+    def __init__(self) -> None:
+        self._needs = {}
+
+    def known(self, name: str) -> bool:
+        return True
+
+
+def root_types(modules: Modules) -> list[str]:
+    """How this kernel may be able to share the host's files, the quickest way first; LookupError when it cannot."""
+    kinds = [kind for kind, needs in ROOT_MODULES.items() if modules.known(needs[-1])]
+    if not kinds:
+        where = modules.directory
+        raise LookupError(f"the kernel of {where} has neither virtiofs nor 9p, to share this machine's files by")
+    # Where the tables tell, one is enough.
+    return kinds if isinstance(modules, BuiltIn) else kinds[:1]
 
 
 def _member(name: str, mode: int, data: bytes, inode: int) -> bytes:
@@ -68,9 +83,9 @@ def _member(name: str, mode: int, data: bytes, inode: int) -> bytes:
     return header + b"\0" * (-len(header) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-def build(target: Path, modules: Modules, kind: str, init: bytes) -> None:
+def build(target: Path, modules: Modules, kinds: list[str], init: bytes) -> None:
     """Write the archive to ``target``."""
-    paths = list(modules.order(ROOT_MODULES[kind]))
+    paths = list(modules.order(tuple(name for kind in kinds for name in ROOT_MODULES[kind])))
     members = [("init", 0o100755, init), ("bin", 0o040755, b""), ("dev", 0o040755, b""), ("modules", 0o040755, b"")]
     members += [("bin/busybox", 0o100755, Path(BUSYBOX).read_bytes())]
     members += [(f"modules/{Path(path).name}", 0o100644, modules.content(path)) for path in paths]

@@ -11,9 +11,9 @@ import os
 import shlex
 from pathlib import Path
 
-from tests.vm import packages
+from tests.vm import image, packages
 from tests.vm.guest import HERE, Guest, run, shared_directory
-from tests.vm.initramfs import Modules, build, root_type
+from tests.vm.initramfs import BuiltIn, Modules, build, root_types
 
 PROGRAM = "/usr/bin/qemu-system-x86_64"
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
@@ -23,23 +23,19 @@ def _release_key(path: Path) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in path.name.replace("-", ".").split(".")]
 
 
-def kernel() -> tuple[Path, Path]:
-    """The kernel image and the directory of its modules."""
+def kernel() -> tuple[Path, Path | None]:
+    """The kernel image and the directory of its modules, None where all seems built in."""
     given = os.environ.get("COWSTORE_VM_KERNEL")
     if given:
-        image = Path(given).resolve()
-        modules = os.environ.get("COWSTORE_VM_MODULES") or f"/lib/modules/{image.name.removeprefix('vmlinuz-')}"
-    else:
+        path = Path(given).resolve()
+        if not path.is_file():
+            raise packages.Missing(f"COWSTORE_VM_KERNEL names {given}, where there is no kernel image")
+        return path, image.modules(path, os.environ.get("COWSTORE_VM_MODULES"))
+    images = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=_release_key)
+    if not images:
+        packages.ensure({}, also=(packages.CLOUD_KERNEL,))
         images = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=_release_key)
-        if not images:
-            packages.ensure({}, also=(packages.CLOUD_KERNEL,))
-            images = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=_release_key)
-        image, modules = images[-1], f"/lib/modules/{images[-1].name.removeprefix('vmlinuz-')}"
-    if not (Path(modules) / "modules.dep").exists():
-        raise packages.Missing(
-            f"no modules.dep in {modules} for the kernel {image}; name its directory by COWSTORE_VM_MODULES"
-        )
-    return image, Path(modules)
+    return images[-1], image.modules(images[-1], os.environ.get("COWSTORE_VM_MODULES"))
 
 
 def _share(kind: str, directory: Path, memory_mib: int) -> tuple[str, list[str]]:
@@ -58,27 +54,34 @@ def _share(kind: str, directory: Path, memory_mib: int) -> tuple[str, list[str]]
     ]  # fmt: skip
 
 
+def _shares(kinds: list[str], directory: Path, memory_mib: int) -> tuple[str, list[str]]:
+    """Offer the host's root in each of these ways; see :func:`_share`."""
+    offers = [_share(kind, directory, memory_mib) for kind in kinds]
+    return "".join(first for first, _ in offers), [word for _, words in offers for word in words]
+
+
 def launch(guest: Guest) -> int:
-    """Boot, run the command, return its exit status; raises BootFailure and packages.Missing."""
+    """Boot, run the command, return its exit status; raises BootFailure, packages.Missing and LookupError."""
     if os.geteuid() != 0:
         raise packages.Missing("the QEMU guest shares this machine's root, which takes root; the UML guest does not")
     packages.ensure(packages.COMMON | packages.QEMU)
-    image, module_directory = kernel()
-    modules = Modules(module_directory)
-    kind = root_type(modules)
+    kernel_image, module_directory = kernel()
+    modules = BuiltIn() if module_directory is None else Modules(module_directory)
+    kinds = root_types(modules)
     memory_mib = guest.memory_bytes >> 20
-    with shared_directory(guest, "qemu", str(module_directory)) as directory:
-        build(directory / "initramfs", modules, kind, (HERE / "initramfs-init").read_bytes())
-        first, share = _share(kind, directory, memory_mib)
+    with shared_directory(guest, "qemu", str(module_directory or "")) as directory:
+        build(directory / "initramfs", modules, kinds, (HERE / "initramfs-init").read_bytes())
+        first, share = _shares(kinds, directory, memory_mib)
         line = (
-            f"console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off root{kind}=1 guestinit={directory}/guest-init "
+            f"console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off roots={','.join(kinds)} "
+            f"guestinit={directory}/guest-init "
             f"harness={directory} share=bind udevd={int(guest.udevd)} scratch={guest.scratch}"
         )
         argv = [
             PROGRAM, "-accel", os.environ.get("COWSTORE_VM_ACCEL", "tcg,thread=multi"), "-cpu", "max",
             "-smp", str(guest.processors), "-m", f"{memory_mib}M", "-M", "q35", "-nodefaults", "-no-user-config",
-            "-display", "none", "-no-reboot",
-            "-kernel", str(image), "-initrd", str(directory / "initramfs"), "-serial", "stdio", "-append", line, *share,
+            "-display", "none", "-no-reboot", "-serial", "stdio", "-append", line, *share,
+            "-kernel", str(kernel_image), "-initrd", str(directory / "initramfs"),
         ]  # fmt: skip
         for index in range(len(guest.disks)):
             argv += [
