@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests.vm import packages, qemu, uml
-from tests.vm.guest import LAUNCHER_FAILED, BootFailure, Guest
+from tests.vm.guest import LAUNCHER_FAILED, BootFailure, Guest, processor_seconds
 
 LAUNCH = {"uml": uml.launch, "qemu": qemu.launch}
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
         return LAUNCHER_FAILED
     finally:
         if options.time:
-            print(f"kernel tier: {options.kind}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
+            took, used = time.monotonic() - begun, processor_seconds()
+            print(f"kernel tier: {options.kind}: {took:.1f} s, {used:.1f} s of processor", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -24,6 +26,9 @@ LAUNCHER_FAILED = 125
 TIMED_OUT = 124
 # Directories over which guest-init mounts memory file systems (/dev is the guest kernel's own).
 COVERED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+# How long before its time is up a guest writes down where its processes are, and its launcher waits for that.
+LAST_SECONDS = 8
+PREFIX = "cowstore-vm-"
 PASSED = ("CI", "COWSTORE_", "PYTHONPATH", "PYTEST_", "HYPOTHESIS_", "PY_COLORS", "NO_COLOR", "FORCE_COLOR")
 
 
@@ -49,12 +54,16 @@ class BootFailure(Exception):
 @contextlib.contextmanager
 def shared_directory(guest: Guest, kind: str, modules: str) -> Iterator[Path]:
     """Make the directory through which launcher and guest speak, filled for guest-init; removed at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="cowstore-vm-", dir="/tmp"))
+    sweep()
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
         (directory / "command").write_text(guest.command + "\n")
         (directory / "cwd").write_text(guest.working_directory)
         (directory / "modules").write_text(modules)
         (directory / "results").write_text(guest.results or "")
+        (directory / "seconds").write_text(str(int(guest.timeout_seconds)))
         (directory / "visible").write_text("".join(f"{path}\n" for path in visible()))
         (directory / "environment").write_text("".join(guest_environment(kind)))
         shutil.copy(HERE / "guest-init", directory / "guest-init")
@@ -62,6 +71,28 @@ def shared_directory(guest: Guest, kind: str, modules: str) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Remove the directories of launchers that were killed: nobody locks them any more."""
+    for directory in Path("/tmp").glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(fd)
+                # One that was made a moment ago may not be locked yet.
+                if found.st_uid == os.geteuid() and time.time() - found.st_mtime > 60:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(fd)
+
+
+def processor_seconds() -> float:
+    """What the guests that have ended used of this machine's processors."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def visible() -> list[str]:
@@ -112,7 +143,7 @@ def run(
             cwd="/", env={**environment, **(extra_environment or {})},
         )  # fmt: skip
     try:
-        timely = _follow(process, directory / "out", time.monotonic() + guest.timeout_seconds)
+        timely = _follow(process, directory / "out", time.monotonic() + guest.timeout_seconds + LAST_SECONDS)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -140,6 +171,9 @@ def _result(guest: Guest, directory: Path, timely: bool) -> int:
     if (directory / "status").exists():
         return int((directory / "status").read_text())
     tail = (directory / "console").read_text(errors="replace")[-4000:]
+    with contextlib.suppress(FileNotFoundError):
+        print((directory / "stacks").read_text(errors="replace"), file=sys.stderr)
+        timely = False
     if not (directory / "booted").exists():
         raise BootFailure(f"the guest did not boot; the end of its console:\n{tail}")
     if not timely:
