@@ -8,6 +8,7 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 
 from cowstore import _faults, leases
+from cowstore.driver import Driver
 from cowstore.errors import Busy, CowstoreError, NotFound, Unsupported
 from cowstore.model import Kind
 
@@ -175,6 +176,12 @@ class Lease:
     def kept_by_mount(self) -> None:
         """Say that a recorded mount goes on needing what was acquired, after this lease has ended."""
         self._acquired = False
+
+    @property
+    def has_to_unmount(self) -> bool:
+        """Whether :meth:`before_unmount` does anything for this tree."""
+        driver: Driver = getattr(self._core.driver, "inner", self._core.driver)
+        return not self.read_only and type(driver).before_unmount is not Driver.before_unmount
 
     def before_unmount(self, root_fd: int) -> None:
         """Let the driver do what must happen while the tree is still mounted; for whoever unmounts a writable tree."""

@@ -213,6 +213,7 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         limits=_limits(options),
         capabilities=caps,
         seccomp=compose.seccomp(options.seccomp, caps),
+        holds_root=lease.has_to_unmount,
     )
 
 
@@ -261,7 +262,7 @@ def _launch(spec: Spec, lease: Lease, options: Options) -> Outcome:
         container = Container(spec, keep=(held,))
     finally:
         os.close(held)
-    before_unmount = None if lease.read_only else lease.before_unmount
+    before_unmount = lease.before_unmount if spec.holds_root else None
     return container.supervise(timeout_s=options.timeout, before_unmount=before_unmount)
 
 

@@ -157,9 +157,16 @@ def spawn(
             limits=limits.check() if limits is not None and limits.any else None,
             capabilities=caps,
             seccomp=compose.seccomp(seccomp, caps),
+            holds_root=lease.has_to_unmount,
         )
         streams = stack.enter_context(Streams(stdin, capture=capture))
-        remote = Remote(spec, streams.inside, keep=(lease.fd,), timeout_s=timeout_s)
+        remote = Remote(
+            spec,
+            streams.inside,
+            keep=(lease.fd,),
+            timeout_s=timeout_s,
+            before_unmount=lease.before_unmount if lease.has_to_unmount else None,
+        )
         stack.callback(remote.end)
         streams.attach(remote)
         return Handle(where, spec, remote, streams, stack.pop_all())

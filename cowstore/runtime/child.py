@@ -136,6 +136,12 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
     from cowstore.runtime.launcher import Container
     from cowstore.runtime.transport import unpack
 
+    def before_unmount(root: int) -> None:
+        """Let the owner, who has the driver, do what it has to while the root is mounted; or go on without."""
+        messages.send(result, messages.ROOT, os.getpid(), root)
+        while (said := os.read(request, 256)) and 0 not in said:
+            pass
+
     def entered(spec: Spec, process_1: int) -> Container:
         from cowstore.runtime.enter import Entered
 
@@ -157,6 +163,7 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
                 timeout_s=timeout_s if isinstance(timeout_s, float) else None,
                 owner=request,
                 measured=True,
+                before_unmount=before_unmount if spec.holds_root else None,
                 on_running=lambda: messages.send(result, messages.RUNNING, container.pid),
             )
             answer = outcome.summary()

@@ -104,7 +104,8 @@ class Handle:
         """Wait for the program's end, and tell what became of it. Waiting again gives the same.
 
         :raises TimeoutError: it has not ended; it goes on.
-        :raises CowstoreError: the container could not be made, or its launcher was killed.
+        :raises CowstoreError: the container could not be made, or its launcher was killed. :raises OutOfSpace: the
+            program has ended, and some of what it wrote could not be kept.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -116,6 +117,8 @@ class Handle:
                     self._finish()
                 elif deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(f"the program on {self.key!r} has not ended within {timeout_s} seconds")
+            if self._remote.trouble is not None:
+                raise self._remote.trouble
             return self._result
 
     def _finish(self) -> None:

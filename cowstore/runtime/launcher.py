@@ -145,7 +145,6 @@ class Container:
         self.outcome = Outcome()
         self.running = False
         self._ended = False
-        self._holds_root = False
         self._measured = False
         self._on_running = None
         self._root = None
@@ -189,9 +188,9 @@ class Container:
         :param owner: a descriptor that ends with whom the container is for; every byte from it is a signal to send.
         :param on_running: called when the program has been executed.
         :param measured: find out the processors' time and the memory that it took.
-        :param before_unmount: called with the root's descriptor when all inside have ended and it is still mounted.
+        :param before_unmount: called with the root's descriptor when all inside have ended and it is still mounted;
+            for a spec that says so (``holds_root``).
         """
-        self._holds_root = before_unmount is not None
         self._measured = measured
         self._on_running = on_running
         with signalfd(FORWARDED) as signals:
@@ -249,6 +248,8 @@ class Container:
         for message in reader.feed(content):
             if message[0] == messages.TERMINAL:
                 self._connect_terminal(poll, message[1])
+            elif message[0] == messages.ROOT:
+                self._hold_root(message[1])
             self._take(message)
 
     def _connect_terminal(self, poll: select.poll, master: object) -> None:
@@ -259,6 +260,13 @@ class Container:
         assert isinstance(master, int), "it is what process 1 says"
         self._terminal = Terminal(pidfd_getfd(self.pidfd, master))
         self._terminal.connect(poll)
+        os.write(self._control.fileno(), b"+")
+
+    def _hold_root(self, number: object) -> None:
+        """Take hold of the root as process 1 has it, and let that go on: once it has ended it would be too late."""
+        # Opened anew: process 1 has it as a mere path.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._root = Descriptor(os.open(f"/proc/{self.pid}/fd/{number}", flags))
         os.write(self._control.fileno(), b"+")
 
     def _take(self, message: tuple[object, ...]) -> None:
@@ -273,16 +281,10 @@ class Container:
                 self.outcome.warnings.append(text)
 
     def _has_begun(self) -> None:
-        """Note that the program was executed, and take hold of its root if somebody wants it at the end."""
+        """Note that the program was executed."""
         self.running = True
         if self._on_running is not None:
             self._on_running()
-        if self._holds_root:
-            try:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-                self._root = Descriptor(os.open(f"/proc/{self.pid}/root", flags))
-            except OSError:
-                return  # it has ended already
 
     def _finish(self, reader: messages.Reader) -> Outcome:
         """End what is left, wait for process 1, and read what it still said."""

@@ -23,6 +23,9 @@ OUTCOME = "outcome"
 """(OUTCOME, names and values): all that became of a run, from a launcher in another process."""
 TERMINAL = "terminal"
 """(TERMINAL, descriptor): process 1 has opened a terminal, and waits until the launcher has taken it over."""
+ROOT = "root"
+"""(ROOT, descriptor): process 1 has mounted the root, and waits until the launcher has hold of it. From a launcher to
+its owner (ROOT, process, descriptor): all inside have ended, and it waits until the owner has done with the root."""
 WARNING = "warning"
 """(WARNING, text): something to tell people."""
 

@@ -57,6 +57,7 @@ def _root(spec: Spec) -> list[Operation]:
         steps.append(operation(Stage.INIT, root.open_binds, binds=spec.binds))
     steps += [
         operation(Stage.INIT, root.realise_root, mounts=spec.mounts, read_only=spec.read_only),
+        *([operation(Stage.INIT, root.hand_over_root)] if spec.holds_root else ()),
         operation(Stage.INIT, root.mount_proc),
         operation(Stage.INIT, root.mount_sys),
         operation(Stage.INIT, devices.mount_dev),

@@ -9,12 +9,13 @@ from __future__ import annotations
 import array
 import os
 import select
+import signal
 import socket
 import sys
 import time
 from threading import Lock
 
-from cowstore._linux.fd import Descriptor
+from cowstore._linux.fd import Descriptor, open_
 from cowstore.errors import CowstoreError
 from cowstore.runtime import messages
 from cowstore.runtime.transport import pack
@@ -22,7 +23,7 @@ from cowstore.runtime.transport import pack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cowstore.runtime.spec import Spec
 
@@ -119,6 +120,7 @@ class Remote:
 
     :ivar pid: of process 1, as it is seen here; 0 until :meth:`listen` has told that the program runs.
     :ivar outcome: what the launcher said at the end, or None.
+    :ivar trouble: what went wrong with the root before it was unmounted, or None.
     """
 
     def __init__(
@@ -129,13 +131,17 @@ class Remote:
         keep: Sequence[int] = (),
         timeout_s: float | None = None,
         process_1: int | None = None,
+        before_unmount: Callable[[int], None] | None = None,
     ) -> None:
         """Start *spec*.
 
         :param streams: descriptors of the program's standard input, output and error. :param keep: descriptors for
             process 1 to hold. :param process_1: of the container to start it in, instead of a new one.
+        :param before_unmount: called with the root's descriptor when all inside have ended and it is still mounted.
         """
         self.pid = 0
+        self.trouble: Exception | None = None
+        self._before_unmount = before_unmount
         self.outcome: dict[str, object] | None = None
         self._reader = messages.Reader()
         request_inside, request = map(Descriptor, os.pipe2(os.O_CLOEXEC))
@@ -166,21 +172,38 @@ class Remote:
             match message:
                 case (messages.RUNNING, int(pid)):
                     self.pid = pid
+                case (messages.ROOT, int(pid), int(fd)):
+                    self._do_before_unmount(pid, fd)
                 case (messages.OUTCOME, dict(outcome)):
                     self.outcome = outcome
         return bool(content)
+
+    def _do_before_unmount(self, pid: int, fd: int) -> None:
+        """Do what is to be done with the root, which the launcher holds, and let the launcher go on."""
+        assert self._before_unmount is not None, "otherwise the launcher does not hold it"
+        try:
+            with open_(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY) as root:
+                self._before_unmount(root.fileno())
+        except Exception as error:  # noqa: BLE001  # told where the end of the run is
+            self.trouble = error
+        self._write(b"\0")
 
     def end(self) -> None:
         """End the container if it has not ended, and let go of the launcher."""
         if self.result.closed:
             return
-        self._request.close()
+        if self._before_unmount is None:
+            self._request.close()
+        else:
+            # The end of the request would also be the end of the launcher's patience with the root.
+            self.send(signal.SIGKILL)
         poll = select.poll()
         poll.register(self.result.fileno(), select.POLLIN)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while poll.poll(max(0, int((deadline - time.monotonic()) * 1000))):
             if not self.listen():
                 break
+        self._request.close()
         if self.outcome is None:
             self._await_process_1(deadline)
         self.result.close()

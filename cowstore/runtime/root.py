@@ -26,7 +26,9 @@ from cowstore._linux.mount import (
     umount2,
 )
 from cowstore.mounting import detached
+from cowstore.runtime import messages
 from cowstore.runtime.inside import is_directory
+from cowstore.runtime.program import LAUNCHER_FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +106,13 @@ def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) 
     mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=wanted)
     # Any directory would do, and this one exists wherever we run. Process 1 still stands on what lies below.
     move_mount(root, "", None, "/", MoveMountFlag.F_EMPTY_PATH)
+
+
+def hand_over_root(inside: Inside) -> None:
+    """Give the launcher hold of the root: it stays mounted until the launcher lets go, whatever happens inside."""
+    messages.send(inside.status, messages.ROOT, inside.root)
+    if not os.read(inside.control, 1):
+        os._exit(LAUNCHER_FAILED)  # the launcher is gone
 
 
 def mount_proc(inside: Inside) -> None:

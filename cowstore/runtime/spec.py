@@ -42,6 +42,8 @@ class Spec:
     :ivar capabilities: mask of the capabilities that a program of root keeps.
     :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
     :ivar seccomp: filter of system calls, as a program for the kernel; empty for none.
+    :ivar holds_root: the launcher keeps the root mounted for a moment when all inside have ended: the driver has
+        something to do with it then.
     :ivar masks: cover what tells too much, and protect what changes the machine, in /proc and /sys.
     """
 
@@ -65,3 +67,4 @@ class Spec:
     new_privileges: bool = False
     masks: bool = True
     seccomp: bytes = b""
+    holds_root: bool = False
