@@ -28,7 +28,7 @@ TIMED_OUT = 124
 COVERED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
 # How long before its time is up a guest writes down where its processes are, and its launcher waits for that.
 LAST_SECONDS = 8
-PREFIX = "cowstore-vm-"
+PREFIX = "cowstore-guest-"
 PASSED = ("CI", "COWSTORE_", "PYTHONPATH", "PYTEST_", "HYPOTHESIS_", "PY_COLORS", "NO_COLOR", "FORCE_COLOR")
 
 
