@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 
@@ -50,8 +51,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def stop(number: int, _frame: object) -> None:
+    """End as by an interrupt, so that the guest is killed and its directory removed."""
+    raise SystemExit(128 + number)
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     if options.results:
         options.results = os.path.realpath(options.results)
         os.makedirs(options.results, exist_ok=True)
