@@ -213,6 +213,9 @@ class Store:
                 stack.enter_context(self.leased(held)).acquiring()
             # Asked only now: what is held keeps its key.
             row = self._core.catalog.get(key)
+            if base is None and row.parent_key is not None:
+                # Otherwise whoever ends the last lease of it would take it down between its mounts and their use.
+                stack.enter_context(self.leased(row.parent_key)).acquiring()
             below = row.parent if base is None else self._core.catalog.get(base).data_id
             if row.data_id != below:
                 yield from self._core.driver.changes(row.data_id, below)
