@@ -67,32 +67,28 @@ def why_not(directory: str) -> str | None:
     return f"the file system at {directory} ({fs_type(directory)}) enforces no project quotas ({HOW})"
 
 
-def binds_writers(directory: str, scratch_prefix: str) -> bool:
+def binds_writers(directory: str) -> bool:
     """Try whether a limit stops this process, where nothing is between it and the file system.
 
     ext4 lets whoever has CAP_SYS_RESOURCE write past every limit; overlay writes without it.
     """
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix=scratch_prefix, dir=directory) as scratch:
-        fd = os.open(scratch, _DIRECTORY)
+    # A file without a name: nothing stays of it, whenever this is killed.
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        project = _claim(fd)
+        quota.q_setquota(fd, project, _TRIAL_BYTES)
         try:
-            with limited(fd, ".", _TRIAL_BYTES):
-                file = os.open("file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=fd)
-                try:
-                    for _ in range(2):
-                        os.write(file, os.urandom(_TRIAL_BYTES))
-                    os.fsync(file)
-                except OSError as error:
-                    if error.errno not in {errno.EDQUOT, errno.ENOSPC}:
-                        raise
-                    return True
-                finally:
-                    os.close(file)
-                    os.unlink("file", dir_fd=fd)
+            for _ in range(2):
+                os.write(fd, os.urandom(_TRIAL_BYTES))
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in {errno.EDQUOT, errno.ENOSPC}:
+                raise
+            return True
         finally:
-            forget(fd, ".")
-            os.close(fd)
+            quota.q_setquota(fd, project, None)
+    finally:
+        os.close(fd)
     return False
 
 
@@ -235,20 +231,17 @@ def usage(driver_fd: int, name: str) -> Usage | None:
 
 def _beside(driver_fd: int, name: str) -> tuple[int, int]:
     """Measure what is counted with the tree, and is not of it."""
-    from cowstore.trees.usage import measure
-
     size_bytes = inodes = 0
-    for part in (MARK, "copied"):
+    for part in (MARK, "copied", "work"):
         with suppress(FileNotFoundError):
             size_bytes += os.stat(f"{name}/{part}", dir_fd=driver_fd, follow_symlinks=False).st_blocks * 512
             inodes += 1
-    with suppress(FileNotFoundError):
-        fd = os.open(f"{name}/work", _DIRECTORY, dir_fd=driver_fd)
-        try:
-            more = measure(fd)
-        finally:
-            os.close(fd)
-        size_bytes, inodes = size_bytes + more[0], inodes + more[1]
+    if _is_directory(driver_fd, f"{name}/work"):
+        for _fd, _where, _name, found in _walk(driver_fd, f"{name}/work"):
+            # Overlay keeps a name there for the whiteout that it links into the layer wherever it needs one.
+            if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
+                size_bytes += found.st_blocks * 512
+                inodes += 1
     return size_bytes, inodes
 
 

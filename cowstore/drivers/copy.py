@@ -180,7 +180,7 @@ class Copy(SizedDriver):
         if self._binds is None:
             from cowstore.drivers._limits import binds_writers
 
-            self._binds = binds_writers(self.directory, SCRATCH)
+            self._binds = binds_writers(self.directory)
         if self._binds:
             return None
         return (
