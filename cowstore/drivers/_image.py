@@ -77,6 +77,10 @@ class Images:
             return False
         return True
 
+    def is_sealed(self, name: str) -> bool:
+        """Tell whether nobody may write to an image any more."""
+        return not os.stat(f"{name}/{IMAGE}", dir_fd=self._fd, follow_symlinks=False).st_mode & 0o200
+
     # What is acquired.
 
     def hold(self, id: int) -> list[loop.LoopDevice]:
@@ -172,7 +176,7 @@ class Images:
                 loop.set_capacity(device)
                 _faults.point("image.resize.device")
                 try:
-                    fcntl.ioctl(top.fileno(), _EXT4_IOC_RESIZE_FS, struct.pack("=Q", wanted // _BLOCK))
+                    _grow(top, wanted)
                 except PermissionError as error:
                     os.ftruncate(file.fileno(), now)
                     loop.set_capacity(device)
@@ -262,10 +266,20 @@ class Images:
             return device, sealed
 
 
+def _grow(top: Descriptor, size_bytes: int) -> None:
+    """Make a mounted ext4 larger."""
+    fcntl.ioctl(top.fileno(), _EXT4_IOC_RESIZE_FS, struct.pack("=Q", size_bytes // _BLOCK))
+
+
 def find_attached(file: Descriptor, *, read_only: bool = False) -> loop.LoopDevice | None:
     """Return a hold on the loop device that *file* is attached to; None where there is none."""
     status = os.fstat(file.fileno())
-    for number, _name in loop.attached():
+    # Somebody else's device, opened for a moment, would for that moment not be given up.
+    tail = os.path.split(os.fsencode(os.readlink(f"/proc/self/fd/{file.fileno()}")))
+    tail = os.path.join(os.path.basename(tail[0]), tail[1])
+    for number, backing in loop.attached():
+        if not backing.endswith(tail):
+            continue
         with suppress(FileNotFoundError):
             node = "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"))
             try:

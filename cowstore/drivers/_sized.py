@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cowstore._linux.loop import LoopDevice
     from cowstore.drivers._image import Images
     from cowstore.model import Mount
-    from cowstore.results import Usage
+    from cowstore.results import FindingKind, Problem, Usage
 
 __all__ = ["IMAGES", "Backing", "Options", "SizedDriver"]
 
@@ -229,6 +229,22 @@ class SizedDriver(DirectoryDriver):
     ) -> tuple[Mount, ...]:
         """Describe the mounts of *id*; what they need is put to *held*, or kept until it is released."""
         raise NotImplementedError
+
+    def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
+        """Look at the directory of *id*, and at its image."""
+        yield from super().examine(id, parent, sealed)
+        if sealed and self.is_image(str(id)) and not self.images.is_sealed(str(id)):
+            from cowstore.results import FindingKind, Problem
+
+            text = f"{self.directory}/{id}/image is committed, but writable"
+            yield Problem(kind=FindingKind.NOT_SEALED, text=text, repair=True)
+
+    def repair(self, id: int, parent: int | None, sealed: bool, kind: FindingKind) -> bool:
+        """Mend the link to the parent, or take the right to write from an image."""
+        if kind == "not-sealed":
+            self.seal(id)
+            return True
+        return super().repair(id, parent, sealed, kind)
 
     def usage(self, id: int) -> Usage:
         """Tell what the file system counted of the id's own tree, or measure that."""

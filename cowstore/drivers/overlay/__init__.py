@@ -407,7 +407,7 @@ class Overlay(SizedDriver):
     def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
         """Look at the directories of *id*, and try to mount it."""
         yield from super().examine(id, parent, sealed)
-        if not sealed and not self.has(f"{id}/work"):
+        if not sealed and self.has(f"{id}/fs") and not self.has(f"{id}/work"):
             from cowstore.results import FindingKind, Problem
 
             text = f"{self.directory}/{id}/work is not there"
