@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 
 from cowstore import leases
 from cowstore._leased import MOUNT_POINTS
@@ -32,6 +33,7 @@ def check(core: Core, *, repair: bool) -> Iterator[Finding]:
     # What the driver holds is listed first: a row that appears afterwards cannot make its data look unknown.
     held = set(core.driver.held())
     rows = {row.id: row for row in core.catalog.rows()}
+    yield from _modes(core, repair=repair)
     yield from _unfinished(core, rows, repair=repair)
     for id in sorted(held - set(rows), reverse=True):
         if core.catalog.by_id(id) is None and core.driver.holds(id):
@@ -41,6 +43,21 @@ def check(core: Core, *, repair: bool) -> Iterator[Finding]:
             yield from _examined(core, row, present=row.id in held, repair=repair)
     for path in core.driver.leftovers():
         yield _leftover(core, path, repair=repair)
+
+
+def _modes(core: Core, *, repair: bool) -> Iterator[Finding]:
+    """Name what others may enter: there they would find set-user-id programs of every image, and write to them."""
+    for name in ("leases", "owners", MOUNT_POINTS, core.driver_type.name):
+        path = os.path.join(core.root, name)
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if not mode & 0o077:
+            continue
+        text = f"{path} is open to others than its owner (mode {mode:04o}, not 0700)"
+        finding = Finding(kind=FindingKind.WRONG_MODE, key=None, id=None, text=text)
+        if repair:
+            os.chmod(path, 0o700)
+            finding = dataclasses.replace(finding, repaired=True)
+        yield finding
 
 
 def _unfinished(core: Core, rows: dict[int, Row], *, repair: bool) -> Iterator[Finding]:
