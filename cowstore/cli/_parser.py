@@ -9,7 +9,7 @@ from cowstore._version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from _typeshed import SupportsWrite
 
@@ -29,6 +29,18 @@ class UsageError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises instead of ending the process, so that one place reports every error."""
+
+    ends_with_program = False
+    """What stands behind ``--`` is its ``words``, as they are, wherever options are."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(args)
+        if not self.ends_with_program or "--" not in words:
+            return super().parse_known_args(words, namespace)
+        at = words.index("--")
+        found, rest = super().parse_known_args(words[:at], namespace)
+        found.words = [*found.words, *words[at + 1 :]]
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; try `{self.prog} --help`")
@@ -289,6 +301,8 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
     )
     made.add_argument("words", metavar="-- PROGRAM …", nargs=argparse.REMAINDER, help="the program and its arguments")
 
+    _add_bundle(command)
+
     made = command(
         "bench",
         "bench:bench",
@@ -305,6 +319,40 @@ def _add_keeping(command: Callable[..., Parser]) -> None:
         "For bash: `source <(cowstore completion bash)`. The keys of snapshots are completed too.",
     )
     made.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+
+
+def _add_bundle(command: Callable[..., Parser]) -> None:
+    """Add the command that makes a bundle; its options are those of ``cowstore-run``."""
+    made = command(
+        "bundle",
+        "_bundle:bundle",
+        "make a directory an OCI runtime bundle of a snapshot",
+        "`runc run --bundle DIR NAME` or crun then runs it, isolated as by `cowstore-run`, whose options these are. "
+        "The snapshot is mounted at DIR/rootfs, and busy, until `cowstore umount DIR/rootfs`. Without PROGRAM: what "
+        "the image says.",
+    )
+    made.add_argument("key", metavar="KEY")
+    made.add_argument("directory", metavar="DIR", help="an empty directory, or one that is made")
+    made.add_argument("--user", metavar="USER[:GROUP]", help="whom to run as, by the root's own files or by number")
+    made.add_argument("--env", metavar="NAME=VALUE", type=pair, action="append", default=[], help="one more variable")
+    made.add_argument("--workdir", metavar="DIR", help="directory inside the root to start in")
+    made.add_argument("--hostname", metavar="NAME", help="name of the machine as the program sees it")
+    made.add_argument("--network", choices=("none", "host"), default="none", metavar="KIND", help="none or host")
+    made.add_argument("--read-only", action="store_true", help="nothing can be written to the root")
+    made.add_argument("--tty", action="store_true", help="give it a terminal of its own")
+    for name, metavar, text in (
+        ("--bind", "SRC:DST[:ro]", "show a directory or file of this machine inside"),
+        ("--tmpfs", "PATH[:SIZE]", "an empty directory in memory"),
+        ("--cap-add", "NAME", "keep one more capability"),
+        ("--cap-drop", "NAME", "keep one less"),
+    ):
+        made.add_argument(name, metavar=metavar, action="append", default=[], help=text)
+    made.add_argument("--seccomp", metavar="none|FILE", default="default", help="no filter, or that of a profile")
+    made.add_argument("--memory", metavar="SIZE", type=size, help="bound for all its processes together")
+    made.add_argument("--cpus", metavar="N", type=float, help="likewise, in processors")
+    made.add_argument("--pids", metavar="N", type=int, help="likewise, in processes")
+    made.add_argument("words", metavar="-- PROGRAM …", nargs="*", help="the program and its arguments")
+    made.ends_with_program = True
 
 
 def _add_parent(made: Parser, metavar: str, dest: str, text: str) -> None:

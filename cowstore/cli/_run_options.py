@@ -36,6 +36,7 @@ The program:
   --seccomp none|FILE  no filter of system calls, or that of a profile (JSON); else a default one
   --memory SIZE, --cpus N, --pids N   bounds for all its processes together; where this machine cannot
                        enforce one that is an error, with --limits best-effort a warning
+  --runtime crun|runc  leave the container to that runtime; the program is process 1 then
   --timeout SECONDS    end the program when its time is over, with status 124
 The store:
   --store DIR          default: /var/lib/cowstore, for an ordinary user $XDG_DATA_HOME/cowstore
@@ -78,6 +79,7 @@ class Options:
         self.pids: int | None = None
         self.print_plan = False
         self.read_only = False
+        self.runtime = ""
         self.seccomp = "default"
         self.store: str | None = None
         self.tmpfs: list[str] = []
@@ -150,6 +152,12 @@ def _network(options: Options, name: str, value: str) -> None:
     options.network = value
 
 
+def _runtime(options: Options, name: str, value: str) -> None:
+    if value not in {"crun", "runc"}:
+        raise UsageError(f"--{name} takes crun or runc, not {value!r}")
+    options.runtime = value
+
+
 _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "base": _text,
     "bind": _more,
@@ -166,6 +174,7 @@ _VALUES: dict[str, Callable[[Options, str, str], None]] = {
     "network": _network,
     "option": _pair,
     "pids": _count,
+    "runtime": _runtime,
     "seccomp": _text,
     "store": _text,
     "timeout": _seconds,

@@ -194,6 +194,11 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         # On a copy of this machine one is where one was, if that is there.
         cwd, may_lack = _here(), True
     caps = compose.capabilities(options.cap_add, options.cap_drop)
+    runtime, filtering = "", b""
+    if options.runtime:
+        runtime, filtering = _other_runtime(options, caps)
+    else:
+        filtering = compose.seccomp(options.seccomp, caps)
     return Spec(
         mounts=mounts,
         argv=compose.command(options.argv or image.argv),
@@ -212,9 +217,23 @@ def _spec(store: Store, options: Options, lease: Lease) -> Spec:
         tty=options.tty,
         limits=_limits(options),
         capabilities=caps,
-        seccomp=compose.seccomp(options.seccomp, caps),
+        seccomp=filtering,
+        runtime=runtime,
+        bundle=os.path.join(store.root, "mnt") if runtime else "",
         holds_root=lease.has_to_unmount,
     )
+
+
+def _other_runtime(options: Options, caps: int) -> tuple[str, bytes]:
+    """Find the OCI runtime that is to make the container; returns its path, and the filter in its words."""
+    from cowstore.errors import Unsupported
+    from cowstore.runtime import config, oci
+
+    if _is_view(options):
+        raise Unsupported(
+            f"{options.runtime} cannot show an ordinary user this machine's root: give a --base", feature="runtime"
+        )
+    return oci.find(options.runtime), config.filter_of(options.seccomp, caps)
 
 
 def _is_view(options: Options) -> bool:

@@ -159,6 +159,20 @@ class Groups:
             self.remove()
             raise
 
+    def make_plain(self, found: list[Hierarchy] | None = None) -> None:
+        """Make a group of version 2 without limits, for a program that makes groups itself, where that can be done."""
+        here = hierarchies() if found is None else found
+        hierarchy = next((each for each in here if each.version == 2), None)
+        if hierarchy is None or any(each.version == 2 for each in self.made.values()):
+            return
+        try:
+            _sweep(hierarchy.own)
+            directory = os.path.join(hierarchy.own, self.name)
+            self._locks.append(_made(directory))
+            self.made[directory] = hierarchy
+        except (OSError, Unsupported):
+            return
+
     def _set(self, here: list[Hierarchy], controller: str, files: list[tuple[int, str, str, bool]]) -> None:
         hierarchy = next((each for each in here if controller in each.controllers), None)
         if hierarchy is None:

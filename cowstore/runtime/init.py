@@ -160,8 +160,18 @@ def start(operations: tuple[Operation, ...], inside: Inside, status: int, *, alo
     ended = _watch(program, -1 if alone else -program)
     if alone:
         _end_all()
-    messages.send(status, messages.ENDED, ended)
+    if inside.bundle and not _was_a_program(inside.bundle):
+        messages.fail(status, LAUNCHER_FAILED, "the runtime could not start the program: see what it says above")
+    else:
+        messages.send(status, messages.ENDED, ended)
     return 0
+
+
+def _was_a_program(bundle: str) -> bool:
+    """Tell whether a runtime got as far as a program."""
+    from cowstore.runtime.oci import evidence
+
+    return os.path.exists(evidence(bundle))
 
 
 def _watch(program: int, everyone: int) -> int:

@@ -116,7 +116,7 @@ class Container:
                     status=status_inside.fileno(),
                     control=control_inside.fileno(),
                     keep=keep,
-                    as_pid_1=spec.as_pid_1,
+                    as_pid_1=self.as_pid_1,
                 )
         except BaseException as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -139,7 +139,9 @@ class Container:
 
     def _begin(self, spec: Spec) -> None:
         """Set what is so before anything is started."""
-        self.as_pid_1 = spec.as_pid_1
+        self.as_pid_1 = spec.as_pid_1 and not spec.runtime
+        self._is_left_to_runtime = bool(spec.runtime)
+        self._ended_by: int | None = None
         self._stop_signal = spec.stop_signal
         self._groups = None
         self.outcome = Outcome()
@@ -156,17 +158,30 @@ class Container:
             pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             return
-        if self.as_pid_1 and number in FORWARDED and self._would_ignore(number):
-            # The kernel spares process 1 every signal it has no handler for; outside, this one would have ended it.
+        if number not in FORWARDED:
+            return
+        # The kernel spares process 1 every signal it has no handler for; outside, this one would have ended it.
+        if self.as_pid_1 and self._would_ignore(self.pid, number):
             pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.outcome.wait_status = number
+        elif self._is_left_to_runtime:
+            self._end_inner(number)
 
-    def _would_ignore(self, number: int) -> bool:
+    def _end_inner(self, number: int) -> None:
+        """End the program of another runtime, which is process 1 of a namespace of its own, if it ignores a signal."""
+        from cowstore.runtime.oci import program_of
+
+        inner = program_of(self.pid)
+        if inner is not None and self._would_ignore(inner, number):
+            os.kill(inner, signal.SIGKILL)
+            self._ended_by = number
+
+    def _would_ignore(self, pid: int, number: int) -> bool:
         """Tell whether a signal that ends a program is lost on process 1 because it has no handler."""
         if number in {signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP}:
             return False
         try:
-            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+            with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
                 masks = dict(line.rstrip().split(":\t", 1) for line in file if line.startswith("Sig"))
         except OSError:
             return False
@@ -274,7 +289,7 @@ class Container:
             case (messages.RUNNING,):
                 self._has_begun()
             case (messages.ENDED, int(wait_status)):
-                self.outcome.wait_status = wait_status
+                self.outcome.wait_status = self._ended_by or wait_status
             case (messages.FAILED, int(status), str(text)):
                 self.outcome.failure, self.outcome.failure_status = text, status
             case (messages.WARNING, str(text)):

@@ -65,6 +65,8 @@ def operation(
 
 
 def _text(value: object) -> str:
+    if hasattr(value, "argv"):
+        return " ".join(value.argv)  # of a spec
     if isinstance(value, bytes):
         if len(value) > 255:
             return f"{len(value)} bytes"

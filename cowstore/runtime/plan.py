@@ -29,7 +29,7 @@ INHERITED = frozenset(
 def namespaces(spec: Spec) -> CloneFlag:
     """Tell which namespaces process 1 is born in."""
     flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC
-    if spec.limits is None:
+    if spec.limits is None and not spec.runtime:
         # With limits it comes later, when process 1 is in the group that shall be the topmost it sees.
         flags |= CloneFlag.NEWCGROUP
     return flags if spec.network == "host" else flags | CloneFlag.NEWNET
@@ -37,7 +37,31 @@ def namespaces(spec: Spec) -> CloneFlag:
 
 def plan(spec: Spec) -> tuple[Operation, ...]:
     """Return the steps that carry out *spec*, in order. Nothing is done."""
+    if spec.runtime:
+        return _left_to(spec)
     return (*_limits(spec), *_root(spec), *_system(spec), *_program(spec))
+
+
+def _left_to(spec: Spec) -> tuple[Operation, ...]:
+    """Return the steps with which another runtime carries out *spec*."""
+    from cowstore.runtime import cgroups, oci
+
+    made = [] if spec.limits is None else [operation(Stage.LAUNCHER, cgroups.make_groups, limits=spec.limits)]
+    return (
+        *made,
+        operation(Stage.LAUNCHER, oci.make_group),
+        operation(Stage.INIT, cgroups.join_groups, spared=False),
+        operation(Stage.INIT, root.separate_mounts),
+        operation(Stage.INIT, oci.mount_bundle, at=spec.bundle, mounts=spec.mounts, read_only=spec.read_only),
+        *([operation(Stage.INIT, root.hand_over_root)] if spec.holds_root else ()),
+        operation(Stage.INIT, oci.mount_for_runtime),
+        *([operation(Stage.INIT, system.raise_loopback)] if spec.network == "none" else ()),
+        operation(Stage.INIT, oci.write_configuration, spec=spec),
+        operation(Stage.INIT, program.reset_signals),
+        operation(Stage.PROGRAM, program.own_session),
+        operation(Stage.PROGRAM, program.unblock_signals),
+        operation(Stage.PROGRAM, oci.execute_runtime, runtime=spec.runtime),
+    )
 
 
 def _limits(spec: Spec) -> list[Operation]:

@@ -177,7 +177,7 @@ def from_profile(profile: Mapping[str, object], caps: int, *, on: str | None = N
     entries = profile.get("syscalls") or []
     if not isinstance(entries, list):
         raise TypeError("syscalls is no list")
-    wanted = [entry for entry in entries if _applies(entry, caps, here)]
+    wanted = [entry for entry in entries if applies(entry, caps, here)]
 
     def rules(table: Mapping[str, int]) -> dict[int, tuple[Rule, ...]]:
         found: dict[int, tuple[Rule, ...]] = {}
@@ -214,7 +214,7 @@ def _condition(argument: Mapping[str, object]) -> Condition:
     return Condition(index=index, operation=operation, value=value, masked=second)
 
 
-def _applies(entry: Mapping[str, object], caps: int, on: str) -> bool:
+def applies(entry: Mapping[str, object], caps: int, on: str) -> bool:
     """Tell whether a part of a profile is for this machine and these capabilities."""
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(on, on)
 

@@ -42,6 +42,8 @@ class Spec:
     :ivar capabilities: mask of the capabilities that a program of root keeps.
     :ivar new_privileges: programs with set-user-ID bits or file capabilities gain what these say.
     :ivar seccomp: filter of system calls, as a program for the kernel; empty for none.
+    :ivar runtime: another OCI runtime that is to make the container, by its path; for it the filter of system calls is
+        in the words of the OCI specification. :ivar bundle: directory of this machine that is covered by its bundle.
     :ivar holds_root: the launcher keeps the root mounted for a moment when all inside have ended: the driver has
         something to do with it then.
     :ivar masks: cover what tells too much, and protect what changes the machine, in /proc and /sys.
@@ -68,3 +70,5 @@ class Spec:
     masks: bool = True
     seccomp: bytes = b""
     holds_root: bool = False
+    runtime: str = ""
+    bundle: str = ""

@@ -1,0 +1,235 @@
+"""Steps that leave the container to another OCI runtime: runc or crun.
+
+Process 1 is ours, in namespaces of its own; its program is the runtime, which makes the container proper. So the
+container ends with the launcher as every other does, what is mounted for it is mounted nowhere else, and its control
+groups lie in one that is ours. The program is process 1 of the inner process namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cowstore._linux.files import Resolve, openat2
+from cowstore._linux.mount import MountAttr, MountFlag, OpenTreeFlag, mount_setattr
+from cowstore.errors import Unsupported
+from cowstore.mounting import detached
+from cowstore.runtime.program import NOT_EXECUTABLE, NOT_FOUND, ProgramError
+from cowstore.runtime.root import SECURED, attach, make_file_system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from cowstore.model import Mount
+    from cowstore.runtime.binds import Bind
+    from cowstore.runtime.inside import Inside
+    from cowstore.runtime.spec import Spec
+
+RUNTIMES = ("crun", "runc")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_WITHOUT_GROUPS = {"crun": ("--cgroup-manager=disabled",)}
+_BELOW = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
+
+
+def find(name: str) -> str:
+    """Return the path of an OCI runtime.
+
+    :raises Unsupported: it is not installed.
+    """
+    for directory in _PATH.split(":"):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK):
+            return path
+    raise Unsupported(f"{name} is not installed: on Debian it is in the package {name}", feature="runtime")
+
+
+def make_group(inside: Inside) -> None:
+    """Make one control group for those of the runtime."""
+    from cowstore.runtime.cgroups import Groups
+
+    if inside.groups is None:
+        inside.groups = Groups(os.urandom(8).hex())
+    inside.groups.make_plain()
+    for fd in inside.entrances:
+        os.close(fd)
+    inside.entrances = inside.groups.entrances()
+
+
+def mount_bundle(inside: Inside, *, at: str, mounts: tuple[Mount, ...], read_only: bool) -> None:
+    """Mount a bundle's directory in memory, and the snapshot in it."""
+    from cowstore.runtime.config import ROOT
+
+    inside.bundle = at
+    with make_file_system("tmpfs", (("mode", "700"), ("size", "16m")), SECURED) as made:
+        _attach_at(made.fileno(), at)
+    os.mkdir(os.path.join(at, ROOT), 0o755)
+    root = detached(mounts)
+    inside.take_root(root)
+    wanted = MountAttr.NODEV | (MountAttr.RDONLY if read_only else MountAttr.NONE)
+    mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=wanted, propagation=MountFlag.PRIVATE)
+    _attach_at(root.fileno(), os.path.join(at, ROOT))
+
+
+def _attach_at(mount: int, path: str) -> None:
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        attach(mount, place)
+    finally:
+        os.close(place)
+
+
+def mount_for_runtime(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature
+    """Mount what the runtime looks at: the processes here, and control groups of version 2 with ours as the topmost."""
+    with make_file_system("proc", (), SECURED) as proc:
+        _attach_at(proc.fileno(), "/proc")
+    try:
+        with make_file_system("cgroup2", (), SECURED) as groups:
+            _attach_at(groups.fileno(), "/sys/fs/cgroup")
+    except OSError as error:
+        # Without, the runtime takes what is there.
+        if error.errno not in {errno.EPERM, errno.ENODEV, errno.ENOENT, errno.EBUSY}:
+            raise
+
+
+def write_configuration(inside: Inside, *, spec: Spec) -> None:
+    """Write the bundle's configuration, and make sure that there is a program to run."""
+    import json
+    from dataclasses import replace
+
+    from cowstore.runtime.config import config
+    from cowstore.runtime.users import resolve
+
+    uid, gid, groups, home = resolve(inside, spec.user)
+    if _denies_groups():
+        groups = []
+    binds = tuple(bind for bind in spec.binds if not bind.only_over or _is_there(inside, bind))
+    cwd = spec.cwd
+    found = inside.find(cwd, os.O_PATH | os.O_DIRECTORY)
+    if found is not None:
+        found.close()
+    elif spec.cwd_may_lack:
+        cwd = "/"
+    else:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
+    path = _lookup(inside, spec.argv[0], dict(spec.env).get("PATH", ""), cwd)
+    # The network is that of process 1, and the limits are on our own groups.
+    told = replace(spec, binds=binds, cwd=cwd, argv=(path, *spec.argv[1:]), limits=None, network="host")
+    content = json.dumps(config(told, (uid, gid, groups, home)))
+    with open(os.path.join(inside.bundle, "config.json"), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(content)
+
+
+def _denies_groups() -> bool:
+    try:
+        with open("/proc/self/setgroups", encoding="ascii") as file:
+            return file.read().strip() == "deny"
+    except OSError:
+        return False
+
+
+def _is_there(inside: Inside, bind: Bind) -> bool:
+    found = inside.find(bind.target)
+    if found is None:
+        return False
+    with found:
+        return stat.S_ISDIR(os.fstat(found.fileno()).st_mode) == os.path.isdir(bind.source)
+
+
+def _lookup(inside: Inside, name: str, path: str, cwd: str) -> str:
+    """Find the program in the root, as our own launcher would: a runtime has one status for whatever goes wrong.
+
+    :raises ProgramError: there is none, or it cannot be executed.
+    """
+    if not name:
+        raise ProgramError(NOT_FOUND, "the program's name is empty")
+    places = [name] if "/" in name else [os.path.join(part or ".", name) for part in path.split(":")]
+    refused: ProgramError | None = None
+    for place in places:
+        inner = os.path.join(cwd, place)
+        try:
+            why = _refusal(inside, inner)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            why = error.strerror or ""
+        if not why:
+            return place
+        refused = refused or ProgramError(NOT_EXECUTABLE, f"{place}: cannot execute: {why}")
+    if refused is not None:
+        raise refused
+    where = f"there is no {name}" if "/" in name else f"{name} is not in the PATH {path!r}"
+    raise ProgramError(NOT_FOUND, f"{name}: not found: {where} of the root")
+
+
+def _refusal(inside: Inside, path: str) -> str:
+    """Say why a file cannot be executed; nothing if it can.
+
+    :raises OSError: ENOENT, there is none.
+    """
+    fd = openat2(inside.root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0, _BELOW)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            return "it is a directory"
+        if not stat.S_ISREG(found.st_mode) or not found.st_mode & 0o111:
+            return "permission denied; is its executable bit set?"
+        head = os.read(fd, 256)
+    finally:
+        os.close(fd)
+    if head.startswith(b"#!"):
+        words = head[2:].split(b"\n", 1)[0].split()
+        interpreter = inside.find(os.fsdecode(words[0])) if words else None
+        if interpreter is None:
+            return "the interpreter or loader it names is not in the root"
+        interpreter.close()
+    elif not head.startswith(b"\x7fELF"):
+        return "neither a binary for this machine nor a script with a #! line"
+    return ""
+
+
+def execute_runtime(inside: Inside, *, runtime: str) -> NoReturn:
+    """Become the runtime."""
+    at = inside.bundle
+    inside.let_go()
+    name = os.path.basename(runtime)
+    words = [
+        *(name, *_WITHOUT_GROUPS.get(name, ()), "--root", f"{at}/state"),
+        *("run", "--bundle", at, "--pid-file", evidence(at), "program"),
+    ]
+    os.execve(runtime, words, {"PATH": _PATH, "HOME": "/root", "XDG_RUNTIME_DIR": at})
+
+
+def evidence(at: str) -> str:
+    """Return the path of the file that says that there was a program."""
+    return os.path.join(at, "pid")
+
+
+def program_of(process_1: int) -> int | None:
+    """Return the program of a container that a runtime has made, as it is seen here; None if there is none yet.
+
+    :param process_1: ours; the runtime is its child, and the program the runtime's.
+    """
+    at = process_1
+    for _ in range(2):
+        try:
+            with open(f"/proc/{at}/task/{at}/children", encoding="ascii") as file:
+                found = file.read().split()
+            if not found and at != process_1:  # the runtime has threads, and any may have made it
+                found = [
+                    child
+                    for thread in os.listdir(f"/proc/{at}/task")
+                    for child in _words(f"/proc/{at}/task/{thread}/children")
+                ]
+        except OSError:
+            return None
+        if not found:
+            return None
+        at = int(found[0])
+    return at
+
+
+def _words(path: str) -> list[str]:
+    with open(path, encoding="ascii") as file:
+        return file.read().split()
