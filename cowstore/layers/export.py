@@ -12,11 +12,10 @@ import tempfile
 
 from cowstore.errors import CowstoreError, InvalidLayer
 from cowstore.layers.metadata import HOST_BOUND
-from cowstore.layers.sink import CHUNK
 from cowstore.layers.writer import END, WHITEOUT, header, padding, whiteout
 from cowstore.results import ChangeKind
 from cowstore.trees._descent import Descent
-from cowstore.trees._same import xattrs
+from cowstore.trees._same import file_xattrs, xattrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,10 +98,11 @@ class _Writer:
             if first != path:
                 self._sink.write(self._header(path, found, target=first, hard_link=True))
                 return
-        attributes = _xattrs(fd, leaf)
         if stat.S_ISREG(found.st_mode):
-            self._add_file(fd, leaf, path, found, attributes)
-        elif stat.S_ISLNK(found.st_mode):
+            self._add_file(fd, leaf, path, found)
+            return
+        attributes = _portable(xattrs(fd, os.fsdecode(leaf)))
+        if stat.S_ISLNK(found.st_mode):
             self._sink.write(self._header(path, found, target=os.readlink(leaf, dir_fd=fd), xattrs=attributes))
         else:
             self._sink.write(self._header(path, found, xattrs=attributes))
@@ -143,12 +143,11 @@ class _Writer:
             target=target, hard_link=hard_link, xattrs=xattrs,
         )  # fmt: skip
 
-    def _add_file(
-        self, fd: int, leaf: bytes, path: bytes, found: os.stat_result, attributes: tuple[tuple[bytes, bytes], ...]
-    ) -> None:
+    def _add_file(self, fd: int, leaf: bytes, path: bytes, found: os.stat_result) -> None:
         """Write a regular file; holes are written as zeros, but not read."""
         file = _open(fd, leaf)
         try:
+            attributes = _portable(file_xattrs(file))
             self._sink.write(self._header(path, found, size=found.st_size, xattrs=attributes))
             if found.st_blocks * 512 < found.st_size:
                 self._copy_sparse(file, path, found.st_size)
@@ -163,11 +162,10 @@ class _Writer:
 
     def _copy(self, file: int, path: bytes, size: int) -> None:
         while size:
-            data = os.read(file, min(size, CHUNK))
-            if not data:
+            taken = self._sink.read(file, size)
+            if not taken:
                 raise _changed(path)
-            self._sink.write(data)
-            size -= len(data)
+            size -= taken
 
     def _copy_sparse(self, file: int, path: bytes, size: int) -> None:
         place = 0
@@ -203,9 +201,8 @@ def _changed(path: bytes) -> CowstoreError:
     return CowstoreError(f"{shown!r} changed while it was read; end (or freeze) what writes it, then export again")
 
 
-def _xattrs(fd: int, leaf: bytes) -> tuple[tuple[bytes, bytes], ...]:
+def _portable(found: dict[str, bytes]) -> tuple[tuple[bytes, bytes], ...]:
     """Return the extended attributes that belong into a layer."""
-    found = xattrs(fd, os.fsdecode(leaf))
     if not found:
         return ()
     named = ((os.fsencode(name), value) for name, value in found.items())

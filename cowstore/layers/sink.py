@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 import threading
 
@@ -10,13 +11,14 @@ from cowstore.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import BinaryIO, Protocol, Self
 
     class Compressor(Protocol):
         """What zlib, isal and zstd compressors have in common."""
 
-        def compress(self, data: bytes, /) -> bytes:
+        def compress(self, data: bytes | memoryview, /) -> bytes:
             """Take some, and give what is ready."""
 
         def flush(self) -> bytes:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes that are handed on at a time."""
 _AHEAD = 6
-"""Chunks that may wait for a thread."""
+"""Chunks there are: what is being filled, hashed and written, and what waits for that."""
 
 MEDIA_TYPES = {
     None: "application/vnd.oci.image.layer.v1.tar",
@@ -67,6 +69,9 @@ def compressor(compression: str | None) -> Compressor | None:
 class Sink:
     """A file that a layer is written to. A context manager: leaving it without an error finishes the layer.
 
+    Chunks go round: filled here, hashed by one thread, packed and written by the next, then filled again. New memory
+    for each, and the kernel's zeroing of it, took a quarter of an export's time.
+
     :ivar diff_id: digest of the bytes given, after the end. :ivar digest: digest of the bytes written.
     :ivar size_bytes: how many were written.
     """
@@ -76,14 +81,21 @@ class Sink:
         self._compressor = compressor(compression)
         self._given = hashlib.sha256()
         self._written = self._given if self._compressor is None else hashlib.sha256()
-        self._pending: list[bytes] = []
-        self._pending_size = 0
         self._error: BaseException | None = None
-        self._queues: list[queue.Queue[bytes | None]] = [queue.Queue(_AHEAD), queue.Queue(_AHEAD)]
+        self._filled: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._hashed: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._empty: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        for _ in range(_AHEAD):
+            self._empty.put(memoryview(bytearray(CHUNK)))
         self._threads = [
-            threading.Thread(target=self._work, args=(waiting, step), daemon=True)
-            for waiting, step in zip(self._queues, (self._given.update, self._pack), strict=True)
+            threading.Thread(target=self._work, args=work, daemon=True)
+            for work in (
+                (self._filled, self._given.update, self._hashed),
+                (self._hashed, self._pack, self._empty),
+            )
         ]
+        self._chunk: memoryview = memoryview(b"")
+        self._size = self._room = 0
         self.size_bytes = 0
         self.diff_id = ""
         self.digest = ""
@@ -100,24 +112,37 @@ class Sink:
             if error is None:
                 self._hand_on()
         finally:
-            for waiting in self._queues:
-                waiting.put(None)
+            self._filled.put(None)
             for thread in self._threads:
                 thread.join()
         if error is not None:
             return
         self._raise()
         if self._compressor is not None:
-            self._store(self._compressor.flush())
+            self._store(memoryview(self._compressor.flush()))
         self.diff_id = f"sha256:{self._given.hexdigest()}"
         self.digest = f"sha256:{self._written.hexdigest()}"
 
     def write(self, data: bytes) -> None:
         """Take bytes; whatever failed in a thread is raised here."""
-        self._pending.append(data)
-        self._pending_size += len(data)
-        if self._pending_size >= CHUNK:
-            self._hand_on()
+        end = self._size + len(data)
+        if end <= self._room:
+            self._chunk[self._size : end] = data
+            self._size = end
+            return
+        rest = memoryview(data)
+        while rest:
+            count = min(self._more(), len(rest))
+            self._chunk[self._size : self._size + count] = rest[:count]
+            self._size += count
+            rest = rest[count:]
+
+    def read(self, fd: int, count: int) -> int:
+        """Take up to *count* bytes from where an open file is at; returns how many, 0 at its end."""
+        count = min(self._more(), count)
+        taken = os.readv(fd, (self._chunk[self._size : self._size + count],))
+        self._size += taken
+        return taken
 
     def zeros(self, count: int) -> None:
         """Take that many zeros."""
@@ -125,40 +150,51 @@ class Sink:
             self.write(_ZEROS if count >= CHUNK else _ZEROS[:count])
             count -= CHUNK
 
+    def _more(self) -> int:
+        """Make sure that there is room, and return how much."""
+        if self._size == self._room:
+            self._hand_on()
+            chunk = self._empty.get()
+            assert chunk is not None
+            self._chunk, self._room = chunk, CHUNK
+        return self._room - self._size
+
     def _hand_on(self) -> None:
         self._raise()
-        if self._pending:
-            chunk = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-            self._pending, self._pending_size = [], 0
-            for waiting in self._queues:
-                waiting.put(chunk)
+        if self._size:
+            self._filled.put(self._chunk[: self._size])
+            self._size = self._room = 0
 
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
-    def _work(self, waiting: queue.Queue[bytes | None], step: object) -> None:
-        """Do *step* with every chunk; after an error only keep the queue from filling up."""
-        assert callable(step)
+    def _work(
+        self,
+        waiting: queue.SimpleQueue[memoryview | None],
+        step: Callable[[memoryview], object],
+        following: queue.SimpleQueue[memoryview | None],
+    ) -> None:
+        """Do *step* with every chunk; after an error only keep them going round."""
         while (chunk := waiting.get()) is not None:
             if self._error is None:
                 try:
                     step(chunk)
                 except BaseException as error:  # noqa: BLE001 - raised again in the thread that writes
                     self._error = error
+            following.put(chunk)
+        following.put(None)
 
-    def _pack(self, chunk: bytes) -> None:
-        self._store(chunk if self._compressor is None else self._compressor.compress(chunk))
+    def _pack(self, chunk: memoryview) -> None:
+        self._store(chunk if self._compressor is None else memoryview(self._compressor.compress(chunk)))
 
-    def _store(self, data: bytes) -> None:
+    def _store(self, data: memoryview) -> None:
         if self._compressor is not None:
             self._written.update(data)
-        view = memoryview(data)
-        while view:
-            # A raw file may take less than it is given.
-            taken = self._file.write(view)
-            view = view[taken:]
         self.size_bytes += len(data)
+        while data:
+            # A raw file may take less than it is given.
+            data = data[self._file.write(data) :]
 
 
 _ZEROS = bytes(CHUNK)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-__all__ = ["BOOKKEEPING", "same_attributes", "same_file", "xattrs"]
+__all__ = ["BOOKKEEPING", "file_xattrs", "same_attributes", "same_file", "xattrs"]
 
 BOOKKEEPING = ("trusted.overlay.", "user.overlay.")
 """Extended attributes in which an overlay keeps its marks: part of how a tree is stored, not of the tree."""
@@ -52,17 +52,29 @@ def xattrs(dir_fd: int, name: str) -> dict[str, bytes]:
     :param name: an entry, which is not followed; ``"."`` for the directory itself.
     """
     # There is no call that takes a directory descriptor and a name.
-    path = os.fsencode(f"/proc/self/fd/{dir_fd}/{name}")
+    return _read_xattrs(os.fsencode(f"/proc/self/fd/{dir_fd}/{name}"), follow_symlinks=False)
+
+
+def file_xattrs(fd: int) -> dict[str, bytes]:
+    """Read an open file's extended attributes, as :func:`xattrs`."""
+    return _read_xattrs(fd, follow_symlinks=True)
+
+
+def _read_xattrs(file: int | bytes, *, follow_symlinks: bool) -> dict[str, bytes]:
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(file, follow_symlinks=follow_symlinks)
         if not names:
             return {}
-        return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if not key.startswith(BOOKKEEPING)}
+        return {
+            name: os.getxattr(file, name, follow_symlinks=follow_symlinks)
+            for name in names
+            if not name.startswith(BOOKKEEPING)
+        }
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
         if error.errno == errno.ENODATA:  # taken away in between
-            return xattrs(dir_fd, name)
+            return _read_xattrs(file, follow_symlinks=follow_symlinks)
         raise
 
 

@@ -12,6 +12,7 @@ from cowstore.trees._links import Links
 from cowstore.trees._same import same_attributes, same_file, xattrs
 from cowstore.trees._sides import PlainSide, Side
 from cowstore.trees._slots import Answers, Slot
+from cowstore.trees._whole import everything, is_unlike_an_empty_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ def compare(
     """
     from contextlib import ExitStack
 
+    if lower_fd is None:
+        yield from everything(upper_fd)
+        return
     with ExitStack() as stack:
-        lower = None if lower_fd is None else stack.enter_context(PlainSide(lower_fd))
+        lower = stack.enter_context(PlainSide(lower_fd))
         upper = stack.enter_context(PlainSide(upper_fd))
         comparison = Comparison(lower, upper)
         if unchanged_before_ns is not None:
@@ -222,7 +226,7 @@ class Comparison:
             there = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
             same = here == there and xattrs(lower, ".") == xattrs(upper, ".")
         else:
-            same = here == (0o755, os.geteuid(), os.getegid()) and not xattrs(upper, ".")
+            same = not is_unlike_an_empty_root(upper)
         if not same:
             self._answers.add(Slot(".", None, ChangeKind.MODIFIED))
 
