@@ -101,6 +101,10 @@ class Capabilities:
     :ivar rootless: works for an ordinary user.
     :ivar inode_usage: ``usage`` counts inodes.
     :ivar kernel_changes: ``changes`` is told by the kernel's own state, not by comparing two trees.
+    :ivar exact_times: a time that a program sets is kept to the nanosecond, and a directory's own changes only with its
+        list of names; otherwise to the second, and a directory's with the first write below it.
+    :ivar xattr_removal: a program can take an extended attribute away; otherwise it may stay, empty, and an empty one
+        of a parent's file may be lost.
     """
 
     max_depth: int | None = None
@@ -114,3 +118,5 @@ class Capabilities:
     rootless: bool = False
     inode_usage: bool = True
     kernel_changes: bool = False
+    exact_times: bool = True
+    xattr_removal: bool = True

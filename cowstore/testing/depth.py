@@ -71,7 +71,10 @@ def _go_deeper(ground: Ground, key: str) -> None:
     """Go beyond the limit: a child of the deepest that can be had may be made, but not one of its commit."""
     ground.store.prepare("deeper", key)
     ground.store.commit("deepest", "deeper")
-    ground.store.prepare("too-deep", "deepest")
+    try:
+        ground.store.prepare("too-deep", "deepest")
+    finally:
+        ground.store.remove("deepest")
 
 
 @case("graphtest DeepLayerRead(128); aufs MountMoreThan42Layers; OV-01, AU-03", slow=True)

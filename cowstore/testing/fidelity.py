@@ -14,9 +14,11 @@ from cowstore.testing.edits import Editor
 
 @case("beyond: names of every byte")
 def names_of_every_byte(ground: Ground) -> None:
-    """Names of each single byte, of all bytes, of 255 bytes, not UTF-8; files, directories and links."""
+    """Names of each single byte, of all bytes, of the most bytes there may be, not UTF-8; files, directories, links."""
     single = [bytes([byte]) for byte in range(1, 256) if bytes([byte]) not in {b"/", b"."}]
     everything = bytes(byte for byte in range(1, 256) if byte != ord("/"))
+
+    longest = _longest_name(ground)
 
     def first(tree: Editor) -> None:
         tree.mkdir("bytes")
@@ -24,7 +26,7 @@ def names_of_every_byte(ground: Ground) -> None:
             tree.write(b"bytes/" + name, name)
         tree.mkdir(everything[:100])
         tree.write(everything[:100] + b"/" + everything[100:], "all")
-        tree.write(b"\xff" * 255, "long")
+        tree.write(b"\xff" * longest, "long")
         tree.symlink(everything, "link")
         tree.mkdir(b"dir-\xe9\n\\")
         tree.write(b"dir-\xe9\n\\/ \t", "odd")
@@ -33,10 +35,25 @@ def names_of_every_byte(ground: Ground) -> None:
         for name in single[::2]:
             tree.remove(b"bytes/" + name)
         tree.remove(everything[:100])
-        tree.rename(b"\xff" * 255, b"\xfe" * 255)
+        tree.rename(b"\xff" * longest, b"\xfe" * longest)
         tree.write(b"dir-\xe9\n\\/ \t", "changed")
 
     ground.grow(first, second)
+
+
+def _longest_name(ground: Ground) -> int:
+    """Ask how long a name may be, and assert that a longer one is refused as such."""
+    ground.store.prepare("asked")
+    with ground.mounted("asked") as root:
+        longest = os.statvfs(root).f_namemax
+        try:
+            os.mkdir(os.fsencode(root) + b"/" + b"\xff" * (longest + 1))
+        except OSError as error:
+            equal(error.errno, errno.ENAMETOOLONG, f"errno of a name of {longest + 1} bytes")
+        else:
+            raise AssertionError(f"a name of {longest + 1} bytes can be made, though {longest} are the most")
+    ground.store.remove("asked")
+    return longest
 
 
 @case("beyond (3): whiteout-like names")
@@ -118,7 +135,9 @@ def metadata_only(ground: Ground) -> None:
         tree.setxattr("xattr", "user.note", b"")
         tree.setxattr("xattr", "user.other", b"x" * 200)
 
-    ground.grow(first, second, third, lambda tree: tree.removexattr("xattr", "user.note"))
+    keys = ground.grow(first, second, third)
+    if ground.store.capabilities.xattr_removal:
+        ground.grow(lambda tree: tree.removexattr("xattr", "user.note"), parent=keys[-1], name="without")
 
 
 @case("TA-24, OV-15; beyond (3): xattrs", privileged=True)
@@ -159,7 +178,9 @@ def attributes(ground: Ground) -> None:
         tree.setxattr("dir", "user.more", b"more")
         tree.rename("link", "link-2")
 
-    ground.grow(first, second, lambda tree: tree.removexattr("file", "trusted.cowstore"))
+    keys = ground.grow(first, second)
+    if ground.store.capabilities.xattr_removal:
+        ground.grow(lambda tree: tree.removexattr("file", "trusted.cowstore"), parent=keys[-1], name="without")
 
 
 @case("beyond (3); TA-32: devices and FIFOs", privileged=True)

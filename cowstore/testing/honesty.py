@@ -24,6 +24,8 @@ PROVEN_BY = {
     "inode_usage": "honesty.inode_usage",
     "kernel_changes": "honesty.kernel_changes",
     "shared_writing": "honesty.shared_writing",
+    "exact_times": "honesty.exact_times",
+    "xattr_removal": "honesty.xattr_removal",
 }
 """The case that fails when a flag lies."""
 
@@ -94,6 +96,8 @@ def page_cache(ground: Ground) -> None:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)
+        if _cached(f"{two}/file"):
+            _drop_caches()
         equal(_cached(f"{two}/file"), False, "cached before anything was read")
         with open(f"{one}/file", "rb") as file:
             file.read()
@@ -102,6 +106,16 @@ def page_cache(ground: Ground) -> None:
         assert found, "the sibling's file is not in the page cache, although shares_page_cache is claimed"
     elif found:
         raise AssertionError("the sibling's file is in the page cache; claim shares_page_cache")
+
+
+def _drop_caches() -> None:
+    """Have the kernel forget all clean pages: advice on a file of a stack may not reach the file below it."""
+    os.sync()
+    try:
+        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+            file.write("1")
+    except OSError as error:
+        raise NotApplicable("the page cache cannot be emptied here") from error
 
 
 def _cached(path: str) -> bool:
@@ -154,6 +168,49 @@ def volatile_mounts(ground: Ground) -> None:
         assert words != usual, "the mounts of an ephemeral snapshot are the same as those of any other"
     else:
         equal(words, usual, "options of an ephemeral snapshot's mounts")
+
+
+@case("beyond (11): exact_times")
+def exact_times(ground: Ground) -> None:
+    """A time is kept to the nanosecond, and a directory's is not touched by a write below it, exactly if claimed."""
+    wanted = 1_500_000_000_987_654_321
+
+    def below(tree: Editor) -> None:
+        tree.mkdir("dir")
+        tree.write("dir/file", "base")
+        tree.utime("dir", 3 * 10**9)
+
+    ground.store.prepare("active", ground.grow(below)[0])
+    with ground.mounted("active") as root:
+        with open(f"{root}/dir/file", "ab") as file:
+            file.write(b"more")
+        os.utime(f"{root}/dir/file", ns=(wanted, wanted))
+    ground.store.commit("layer", "active")
+    tree = ground.scan("layer")
+    kept = tree[b"dir/file"].mtime_ns == wanted, tree[b"dir"].mtime_ns == 3 * 10**9
+    if ground.store.status().capabilities.exact_times:
+        equal(kept, (True, True), "whether the file's time, and the directory's, are kept")
+    else:
+        assert not all(kept), "times are kept; claim exact_times"
+        assert abs(tree[b"dir/file"].mtime_ns - wanted) < 10**9, "the file's time is not even kept to the second"
+
+
+@case("beyond (11): xattr_removal")
+def xattr_removal(ground: Ground) -> None:
+    """An attribute of the parent's file can be removed, and its child's shows no trace of it, exactly if claimed."""
+
+    def below(tree: Editor) -> None:
+        tree.write("file", "base")
+        tree.setxattr("file", "user.gone", b"value")
+
+    ground.store.prepare("active", ground.grow(below)[0])
+    with ground.mounted("active") as root:
+        os.removexattr(f"{root}/file", "user.gone")
+    left = ground.scan("active")[b"file"].xattrs
+    if ground.store.status().capabilities.xattr_removal:
+        equal(left, {}, "attributes that are left")
+    else:
+        assert left, "the attribute is gone; claim xattr_removal"
 
 
 @case("beyond (11): inode_usage")

@@ -185,6 +185,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else text[:190] + f"… ({len(text)} characters)"
 
 
+def coarse(tree: Tree) -> Tree:
+    """Return a tree with the times that a driver without ``exact_times`` keeps: whole seconds, none of directories."""
+    return {
+        path: replace(entry, mtime_ns=0 if entry.type == "directory" else entry.mtime_ns // 10**9 * 10**9)
+        for path, entry in tree.items()
+    }
+
+
 def assert_same(
     expected: str | bytes | os.PathLike[str],
     found: str | bytes | os.PathLike[str],

@@ -32,6 +32,8 @@ CAPABILITIES = {
     "rootless": "works for an ordinary user",
     "inode_usage": "`usage` counts inodes",
     "kernel_changes": "`changes` asks the kernel instead of comparing two trees",
+    "exact_times": "times are kept to the nanosecond",
+    "xattr_removal": "a program can remove an extended attribute",
 }
 """Each capability in words, in the order of the table. A test compares it with the data class."""
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 from cowstore import _faults
 from cowstore.drivers._directories import DirectoryDriver
-from cowstore.drivers.aufs import builder, plink, view
+from cowstore.drivers.aufs import builder, opaque, plink, view
 from cowstore.drivers.aufs.options import Options
 from cowstore.errors import Busy
 from cowstore.model import Capabilities
@@ -18,7 +18,7 @@ from cowstore.mounting import aufs as live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cowstore.model import Mount
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
@@ -49,6 +49,8 @@ class Aufs(DirectoryDriver):
         directory_rename=False,
         shared_writing=False,
         kernel_changes=True,
+        exact_times=False,
+        xattr_removal=False,
     )
 
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
@@ -172,6 +174,9 @@ class Aufs(DirectoryDriver):
         """Describe the mount of the branch of *id* over its ancestors', and the remounts that add those left over."""
         paths = [os.fsencode(f"{self.directory}/{name}/fs") for name in self.chain(str(id))]
         writable = not (read_only or self.read_only)
+        if not self.read_only and self.has(f"{USED}/{id}") and not live.in_use(paths[0]):
+            # Whoever had it mounted died.
+            self._settle(id)
         if writable:
             os.close(os.open(f"{USED}/{id}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
         attributes = b"+icex" if self._options.ignore_xattrs else b""
@@ -217,9 +222,24 @@ class Aufs(DirectoryDriver):
         """Take away the traces of a mount that is over."""
         if self.has(f"{id}/{FLUSHED}"):
             self._drop_links(id)
+        if self.has(f"{USED}/{id}"):
+            self._order_marks(id)
         if not self._has_broken_links(id):
             with suppress(FileNotFoundError):
                 os.unlink(f"{USED}/{id}", dir_fd=self._fd)
+
+    def _order_marks(self, id: int) -> None:
+        """Spread the marks of opaque directories that AUFS would misread."""
+
+        def opener(name: str) -> Callable[[], int]:
+            return lambda: os.open(f"{name}/fs", _DIRECTORY, dir_fd=self._fd)
+
+        branch = opener(str(id))()
+        try:
+            opaque.spread(branch, [opener(name) for name in self.chain(str(id))[1:]])
+        finally:
+            os.close(branch)
+        _faults.point("aufs.settle.ordered")
 
     def _drop_links(self, id: int) -> None:
         branch = os.open(f"{id}/fs", _DIRECTORY, dir_fd=self._fd)
@@ -336,8 +356,7 @@ class Aufs(DirectoryDriver):
         if kind != "unfinished":
             return super().repair(id, parent, sealed, kind)
         self._drop_links(id)
-        with suppress(FileNotFoundError):
-            os.unlink(f"{USED}/{id}", dir_fd=self._fd)
+        self._settle(id)
         return True
 
 
