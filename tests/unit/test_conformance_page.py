@@ -20,8 +20,6 @@ TABLES = (ROOT / "docs" / "conformance.md").read_text().partition("## All cases"
 SUITE = {case.name for case in cowstore.testing.cases()}
 FILES = {path.name: [*ROOT.glob(f"tests/**/{path.name}")] for path in ROOT.glob("tests/**/test_*.py")}
 ROWS = [line for line in TABLES.splitlines() if re.match(r"\| (?!case \||group \|)", line)]
-    line for line in TABLES.splitlines() if line.startswith("| ") and not line.startswith(("| case |", "| group |"))
-]
 
 
 @pytest.fixture(scope="module")
