@@ -1,4 +1,4 @@
-"""Inside a guest: the conformance suite over one driver, or the word that this kernel does not have it.
+"""Inside a guest: one driver's own tests and the conformance suite, or the word that this kernel does not have it.
 
 ``python -m tests.vm.proof DRIVER [ARGUMENTS of pytest]``; the status is pytest's, or 3 where nothing can be proven.
 """
@@ -27,6 +27,9 @@ def main(driver: str, arguments: list[str]) -> int:
         return NOT_PROVEN
     print(f"{driver}: the conformance suite on {kernel}", flush=True)
     suite = [f"tests/conformance/test_{name}.py" for name in SUITE]
+    own = f"tests/vm/drivers/{driver}"
+    if os.path.isdir(own):
+        suite.insert(0, own)
     given = any(not argument.startswith("-") and ".py" in argument for argument in arguments)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--timeout={SECONDS_PER_TEST}", *arguments]
     status = subprocess.run(

@@ -127,14 +127,23 @@ def _whiten(fd: int, names: Sequence[str], below: list[_Below], branch_fd: int) 
     """Take the mark of one directory, hiding by itself each thing that it hid; whatever is left half-way hides more."""
     before = os.fstat(fd)
     own = frozenset(names)
-    shown = {name for one in _reach(below) for name in one.names if not name.startswith(WHITEOUT)}
-    for name in sorted(shown):
+    for name in sorted(_shown(_reach(below))):
         if name not in own:
             _hide(branch_fd, fd, WHITEOUT + name)
         elif _is_directory(fd, name):
             _mark(branch_fd, fd, name)
     os.unlink(OPAQUE, dir_fd=fd)
     os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _shown(below: list[_Below]) -> set[str]:
+    """Return the names that AUFS would find in these directories, each until a whiteout ends the search for it."""
+    found: set[str] = set()
+    ended: set[str] = set()
+    for one in below:
+        found.update(name for name in one.names - ended if not name.startswith(WHITEOUT))
+        ended.update(name.removeprefix(WHITEOUT) for name in one.names if name.startswith(WHITEOUT))
+    return found
 
 
 def _mark(branch_fd: int, fd: int, name: str) -> None:
