@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from ctypes import c_char_p, c_int, c_uint, c_ulong, c_void_p
 
 from cowstore._linux._call import bind, bind_syscall
@@ -14,10 +15,14 @@ from cowstore._linux.fd import open_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from cowstore._linux.dm import Command
+    from cowstore.model import Mount
 
 _mkdirat = bind("mkdirat", c_int, c_char_p, c_uint)
 _unlinkat = bind("unlinkat", c_int, c_char_p, c_int)
+_mount = bind("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 _umount2 = bind("umount2", c_char_p, c_int)
 _close = bind("close", c_int)
 _ioctl = bind("ioctl", c_int, c_ulong, c_void_p)
@@ -102,5 +107,71 @@ def btrfs_cycle(directory: str) -> Callable[[], None]:
     def cycle(fd: int = place.fileno(), _held: object = (place, base)) -> None:
         _ok(_ioctl(fd, abi.IOC_SNAP_CREATE_V2, made))
         _ok(_ioctl(fd, abi.IOC_SNAP_DESTROY, ended))
+
+    return cycle
+
+
+def thin_prepare(pool: str, origin: int) -> Callable[[], float]:
+    """Return the two ioctls of a thin snapshot: the pool's status, without which it may be full, and its message.
+
+    :param pool: name of the pool's device. :param origin: id of the thin device that a snapshot is made of.
+    """
+    from cowstore._linux import dm
+
+    control = dm.open_control()
+    snapshot = _request(dm.Command.TARGET_MSG, pool, f"create_snap {_FOREIGN_ID} {origin}")
+    status = _request(dm.Command.TABLE_STATUS, pool, "", flags=dm.DmFlag.NOFLUSH)
+
+    def cycle(fd: int = control.fileno(), _held: object = control) -> float:
+        # The kernel answers in the same memory.
+        first, second = (ctypes.create_string_buffer(text, len(text)) for _, text in (status, snapshot))
+        started = time.perf_counter()
+        _ok(_ioctl(fd, status[0], ctypes.addressof(first)))
+        _ok(_ioctl(fd, snapshot[0], ctypes.addressof(second)))
+        taken = time.perf_counter() - started
+        dm.target_msg(control, pool, f"delete {_FOREIGN_ID}")
+        return taken
+
+    return cycle
+
+
+_FOREIGN_ID = (1 << 24) - 2
+"""Thin id that no store comes to use."""
+
+
+def _request(command: Command, pool: str, message: str, *, flags: int = 0) -> tuple[int, bytes]:
+    """Return the number of an ioctl of device-mapper and the memory it is given. Source: linux/dm-ioctl.h."""
+    from cowstore._linux import dm
+
+    header, version = dm._HEADER, dm._VERSION  # noqa: SLF001  # the same bytes, without what is around them
+    data = (bytes(8) + message.encode() + b"\0").ljust(4096, b"\0")
+    size = header.size + len(data)
+    front = header.pack(*version, size, header.size, 0, 0, flags, 0, 0, 0, pool.encode(), b"")
+    return dm.request(command), front + data
+
+
+def mount_steps(steps: Sequence[Mount], point: str) -> Callable[[], float]:
+    """Return the bare mount(2) of the first of *steps* and the remounts of the others, at *point*.
+
+    The unmounting is not part of what it tells.
+    """
+    target = os.fsencode(point)
+    calls = [
+        (
+            step.source,
+            step.type.encode(),
+            int(step.flags),
+            b",".join(b"=".join(filter(None, pair)) for pair in step.options),
+        )
+        for step in steps
+    ]
+
+    def cycle() -> float:
+        started = time.perf_counter()
+        for source, kind, flags, data in calls:
+            _ok(_mount(source, target, kind, flags, data))
+        taken = time.perf_counter() - started
+        _ok(_umount2(target, 0))
+        return taken
 
     return cycle

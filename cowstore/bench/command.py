@@ -47,7 +47,8 @@ class _Parser(argparse.ArgumentParser):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the suites, and what is done with results."""
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
-    _suite_parser(suites, "quick", "the project's own budgets, in under a minute; exits with 1 above one")
+    made = _suite_parser(suites, "quick", "the project's own budgets, in under a minute; exits with 1 above one")
+    made.add_argument("--driver", metavar="NAME", help="the budgets of this driver instead")
     made = _suite_parser(suites, "drivers", "every driver of this machine at every workload")
     _add_choice(made)
     made.add_argument("--workload", metavar="NAME", action="append", default=[], help="only this one (repeatable)")
@@ -185,7 +186,7 @@ def _measured(arguments: argparse.Namespace) -> Run:
     say = progress()
     started = time.monotonic()
     run = Run(suite=suite, seed=arguments.seed, started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
-    room = _ROOM[suite] * (4 if getattr(arguments, "full", False) else 1)
+    room = _room(arguments)
     try:
         with scratch(arguments.scratch, room) as place, preferred(alone=suite == "quick") as first:
             run.machine = {**machine.facts(place.path), "preferred": first}
@@ -196,11 +197,20 @@ def _measured(arguments: argparse.Namespace) -> Run:
     return run
 
 
+def _room(arguments: argparse.Namespace) -> int:
+    """Return the bytes that the suite may need."""
+    if getattr(arguments, "driver", None):
+        from cowstore.bench.quick_driver import SIZE_BYTES
+
+        return SIZE_BYTES.get(arguments.driver, _ROOM["quick"])
+    return _ROOM[arguments.suite] * (4 if getattr(arguments, "full", False) else 1)
+
+
 def _check_names(arguments: argparse.Namespace) -> None:
     from cowstore.bench.grounds import SUBJECTS
     from cowstore.bench.suites import pick
 
-    pick(getattr(arguments, "only", []), SUBJECTS, "driver")
+    pick([*getattr(arguments, "only", []), *filter(None, [getattr(arguments, "driver", None)])], SUBJECTS, "driver")
     if getattr(arguments, "workload", []):
         from cowstore.bench.workloads import load_all
 
@@ -211,7 +221,13 @@ def _check_names(arguments: argparse.Namespace) -> None:
         pick(arguments.peer, load_peers(), "peer")
 
 
-def _quick(run: Run, place: Scratch, say: Callable[[str], None], _arguments: argparse.Namespace) -> None:
+def _quick(run: Run, place: Scratch, say: Callable[[str], None], arguments: argparse.Namespace) -> None:
+    if arguments.driver:
+        from cowstore.bench import quick_driver
+
+        run.suite = f"quick --driver {arguments.driver}"
+        quick_driver.measure(run, place, say, arguments.driver)
+        return
     from cowstore.bench.quick import Quick
 
     Quick(run, place, say).all()

@@ -149,7 +149,7 @@ def scale(run: Run, scratch: Scratch, say: Say, *, subjects: Sequence[str], most
         say(f"{subject}, {most} snapshots")
         try:
             with ground(subject, scratch, GROUND_BYTES[most > 1000]) as one, undisturbed():
-                _curve(run, one, steps, say, rounds)
+                curve(run, one, steps, say, rounds)
         except (CowstoreError, OSError, ModuleNotFoundError) as error:
             run.absent[subject] = " ".join(str(error).split())
     run.method.append(
@@ -158,7 +158,8 @@ def scale(run: Run, scratch: Scratch, say: Say, *, subjects: Sequence[str], most
     )
 
 
-def _curve(run: Run, one: Ground, steps: Sequence[int], say: Say, rounds: int) -> None:
+def curve(run: Run, one: Ground, steps: Sequence[int], say: Say, rounds: int) -> None:
+    """Measure one more life beside each of those numbers of snapshots, and the last beside the first in turns."""
     base, store = one.empty(), one.store
     there = 0
     for number in steps:

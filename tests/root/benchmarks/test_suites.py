@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cowstore.bench import results, suites
+from cowstore import CowstoreError
+from cowstore.bench import quick_driver, results, suites
 from cowstore.bench.grounds import SUBJECTS
 from cowstore.bench.installed import Installed, interpreters
 from cowstore.bench.results import Run
@@ -118,6 +119,29 @@ def test_be_03_changes_do_not_get_slower_with_the_base(subject: str, place: Scra
             assert 10 <= len(found) <= 60
             times[files] = min(took)
     assert times[4000] < 3 * times[200] + 0.001
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_budgets_of_one_driver(subject: str, place: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BE-01 and BE-03 for each driver: all is measured beside its floor, as short as can be; nothing is judged."""
+    for name, value in (("MANY", 20), ("FEW", 5), ("SMALL", 100), ("LARGE", 200), ("_LIVES", 1), ("_COPIED_FILES", 20)):
+        monkeypatch.setattr(quick_driver, name, value)
+    monkeypatch.setattr(quick_driver, "ROUNDS", 2)
+    run = Run(suite="quick", seed=1, started="now")
+    try:
+        quick_driver.measure(run, place, lambda _text: None, subject)
+    except (CowstoreError, ModuleNotFoundError) as error:
+        pytest.skip(f"elsewhere: {error}")
+    names = {budget.name for budget in run.budgets}
+    own = {
+        "overlay": {"overlay-life", "overlay-changes"},
+        "btrfs": {"btrfs-prepare-remove", "btrfs-changes"},
+        "devicemapper": {"devicemapper-prepare", "devicemapper-parallel"},
+        "aufs": {"aufs-mount", "aufs-changes"},
+    }
+    assert names == {f"population-{subject}", *own.get(subject, {f"{subject}-prepare-remove"})}
+    assert all(budget.value > 0 for budget in run.budgets)
 
 
 def test_ctrl_c_takes_everything_with_it(tmp_path: Path) -> None:

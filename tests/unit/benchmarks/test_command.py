@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         (["drivers", "--workload", "mining"], 3, "mining"),
         (["report", "/etc/passwd"], 3, "/etc/passwd"),
         (["compare", "/nonexistent", "/nonexistent"], 3, "/nonexistent"),
+        (["quick", "--driver", "zfs"], 3, "zfs"),
         (["quick", "--scratch", "/nonexistent"], 3, "--scratch DIR"),
         (["drivers", "--merge", "/nonexistent"], 3, "/nonexistent"),
     ],
