@@ -376,8 +376,18 @@ class Pool:
         """Give the active pool a new table; I/O waits meanwhile."""
         self._load(ground)
         _faults.point("devicemapper.grow.loaded")
-        flags = dm.DmFlag.NOFLUSH | dm.DmFlag.SKIP_LOCKFS
-        try:
-            dm.dev_suspend(self.control, self.name, flags=flags)
-        finally:
-            dm.dev_resume(self.control, self.name, flags=flags)
+        swap_table(self.control, self.name, dm.DmFlag.NOFLUSH | dm.DmFlag.SKIP_LOCKFS)
+
+
+def swap_table(control: Descriptor, name: str, flags: dm.DmFlag = dm.DmFlag.NONE) -> None:
+    """Let an active device go on with the table that was loaded; its I/O waits meanwhile.
+
+    The kernel stops it, swaps and resumes at one request. In two requests, whoever is killed between them leaves it
+    stopped, and everybody who waits for its I/O, perhaps with a lock in hand, out of reach of signals.
+    """
+    try:
+        dm.dev_resume(control, name, flags=flags)
+    except BaseException:
+        # The table is dropped when it is refused after the stop; what works is then the old one.
+        dm.dev_resume(control, name, flags=flags)
+        raise

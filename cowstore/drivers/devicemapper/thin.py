@@ -16,6 +16,7 @@ from cowstore._linux import dm
 from cowstore._linux._call import bind, oserror, retry
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import nodes
+from cowstore.drivers.devicemapper.pool import swap_table
 from cowstore.errors import Busy, StoreCorrupt
 
 TYPE_CHECKING = False
@@ -121,10 +122,7 @@ class Thins:
     def resize(self, id: int, size_bytes: int) -> None:
         """Give an active device another size; a mounted file system is frozen meanwhile, and thawed on every path."""
         self._load(id, size_bytes, read_only=False)
-        try:
-            dm.dev_suspend(self.control, self.name(id))
-        finally:
-            dm.dev_resume(self.control, self.name(id))
+        swap_table(self.control, self.name(id))
 
     def deactivate(self, id: int, *, defer: bool) -> bool:
         """Take down an id's device; True when it is gone.
