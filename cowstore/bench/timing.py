@@ -83,7 +83,7 @@ def preferred(*, alone: bool = False) -> Iterator[bool]:
     :param alone: one thing at a time is measured, so that the scheduler's class for real time does no harm: whatever
         else runs, another processor or a twentieth of this one is left for it. It holds in every session.
     """
-    before, policy = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+    before, policy, given = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     except PermissionError:
@@ -98,7 +98,7 @@ def preferred(*, alone: bool = False) -> Iterator[bool]:
         yield True
     finally:
         if alone:
-            os.sched_setscheduler(0, policy, os.sched_param(0))
+            os.sched_setscheduler(0, policy, given)
         _prefer_session("0")
         os.setpriority(os.PRIO_PROCESS, 0, before)
 
