@@ -255,6 +255,32 @@ def hard_links_kept(ground: Ground) -> None:
     ground.grow(first, lambda tree: tree.write("beside", "x"), lambda tree: tree.remove("x/three"))
 
 
+@case("AUFS pseudo-links; overlay index: names of a file that part")
+def hard_links_written(ground: Ground) -> None:
+    """What one mount shows of a parent's file with several names, written to by one of them, the next one shows too."""
+
+    def first(tree: Editor) -> None:
+        tree.mkdir("dir")
+        tree.write("one", "old")
+        for name in ("two", "dir/three"):
+            tree.link("one", name)
+
+    ground.store.prepare("active", ground.grow(first)[0])
+    names = ("one", "two", "dir/three")
+    with ground.mounted("active") as root:
+        with open(f"{root}/one", "a", encoding="utf-8") as file:
+            file.write(" and new")
+        # Only asked for the sizes: reading a name may already be what keeps it together with the others.
+        sizes = [os.lstat(f"{root}/{name}").st_size for name in names]
+    equal(sizes[0], 11, "size of the name that was written to")
+    with ground.mounted("active") as root:
+        equal([os.lstat(f"{root}/{name}").st_size for name in names], sizes, "sizes in the next mount")
+    told = {path for _, path in ground.changes("active")} - {"dir"}
+    equal(told, {name for name, size in zip(names, sizes, strict=True) if size == 11}, "names that are told")
+    ground.store.commit("layer", "active")
+    equal([len(ground.scan("layer")[name.encode()].content) for name in names], sizes, "sizes once committed")
+
+
 @case("aufs RemoveImage, Exists, CleanupWithDir")
 def removed_for_good(ground: Ground) -> None:
     """What is removed is not there for any verb, its space is given back, and others stay."""
