@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cowstore._linux.dm import Command
     from cowstore.model import Mount
 
 _mkdirat = bind("mkdirat", c_int, c_char_p, c_uint)
@@ -112,22 +111,26 @@ def btrfs_cycle(directory: str) -> Callable[[], None]:
 
 
 def thin_prepare(pool: str, origin: int) -> Callable[[], float]:
-    """Return the two ioctls of a thin snapshot: the pool's status, without which it may be full, and its message.
+    """Return the two messages by which a thin snapshot is made, create_snap and set_transaction_id.
 
     :param pool: name of the pool's device. :param origin: id of the thin device that a snapshot is made of.
+    Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst.
     """
     from cowstore._linux import dm
 
     control = dm.open_control()
-    snapshot = _request(dm.Command.TARGET_MSG, pool, f"create_snap {_FOREIGN_ID} {origin}")
-    status = _request(dm.Command.TABLE_STATUS, pool, "", flags=dm.DmFlag.NOFLUSH)
+    _, (target,) = dm.table_status(control, pool)
+    transaction = target.params.split()[0]
+    messages = (f"create_snap {_FOREIGN_ID} {origin}", f"set_transaction_id {transaction} {transaction}")
+    requests = [_message(pool, text) for text in messages]
+    number = dm.request(dm.Command.TARGET_MSG)
 
     def cycle(fd: int = control.fileno(), _held: object = control) -> float:
         # The kernel answers in the same memory.
-        first, second = (ctypes.create_string_buffer(text, len(text)) for _, text in (status, snapshot))
+        buffers = [ctypes.create_string_buffer(request, len(request)) for request in requests]
         started = time.perf_counter()
-        _ok(_ioctl(fd, status[0], ctypes.addressof(first)))
-        _ok(_ioctl(fd, snapshot[0], ctypes.addressof(second)))
+        for buffer in buffers:
+            _ok(_ioctl(fd, number, ctypes.addressof(buffer)))
         taken = time.perf_counter() - started
         dm.target_msg(control, pool, f"delete {_FOREIGN_ID}")
         return taken
@@ -139,15 +142,14 @@ _FOREIGN_ID = (1 << 24) - 2
 """Thin id that no store comes to use."""
 
 
-def _request(command: Command, pool: str, message: str, *, flags: int = 0) -> tuple[int, bytes]:
-    """Return the number of an ioctl of device-mapper and the memory it is given. Source: linux/dm-ioctl.h."""
+def _message(pool: str, text: str) -> bytes:
+    """Return the memory that device-mapper's ioctl for a message is given. Source: linux/dm-ioctl.h."""
     from cowstore._linux import dm
 
     header, version = dm._HEADER, dm._VERSION  # noqa: SLF001  # the same bytes, without what is around them
-    data = (bytes(8) + message.encode() + b"\0").ljust(4096, b"\0")
+    data = bytes(8) + text.encode() + b"\0"
     size = header.size + len(data)
-    front = header.pack(*version, size, header.size, 0, 0, flags, 0, 0, 0, pool.encode(), b"")
-    return dm.request(command), front + data
+    return header.pack(*version, size, header.size, 0, 0, 0, 0, 0, 0, pool.encode(), b"") + data
 
 
 def mount_steps(steps: Sequence[Mount], point: str) -> Callable[[], float]:

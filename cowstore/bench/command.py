@@ -77,7 +77,7 @@ def _suite_parser(
     text: str,
 ) -> argparse.ArgumentParser:
     made = suites.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    made.add_argument("--scratch", metavar="DIR", help="where to measure (default: $TMPDIR or /var/tmp)")
+    made.add_argument("--scratch", metavar="DIR", help="where to measure (default: $TMPDIR, /var/tmp or /tmp)")
     made.add_argument("--seed", metavar="N", type=int, default=1, help="of everything that is random (default: 1)")
     if name in _ROUNDS:
         given = f"repeats (default: {_ROUNDS[name]})"

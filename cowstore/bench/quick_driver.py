@@ -34,8 +34,10 @@ SIZE_BYTES = {"devicemapper": 256 << 20}
 _GROUND_BYTES = {"devicemapper": 1 << 30}
 _LARGE_GROUND_BYTES = 3 << 30
 ROUNDS = 60
-_PROCESSES, _LIVES = 8, 10
+_PROCESSES, _LIVES = 8, 5
 _COPIED_FILES = 300
+_UNUSED_ID = 9_999_999
+"""An id that the store does not come to use in a run."""
 _DEEPEST = 126
 """Lower branches of the deepest AUFS that is mounted."""
 
@@ -56,14 +58,24 @@ def _budget(run: Run, name: str, value: float, limit: float, what: str) -> None:
     run.budgets.append(Budget(name=name, value=round(value, 3), limit=limit, unit="x", what=what))
 
 
-def _against(run: Run, one: Ground, phase: str, ours: Step, floor: Step, limit: float, calls: str) -> None:
-    """Measure one thing beside its floor, in turns, and add the budget."""
-    found = interleave({"ours": ours, "floor": floor}, ROUNDS, seed=run.seed, warm_up=5)
+def _against(
+    run: Run, one: Ground, phase: str, ours: Step, floor: Step, limit: float, calls: str, driver: Step | None = None
+) -> None:
+    """Measure one thing beside its floor, in turns, and add the budget.
+
+    :param driver: what of it the driver does, without the store around it; shown beside it.
+    """
+    steps = {"ours": ours, "floor": floor, **({"driver": driver} if driver else {})}
+    found = interleave(steps, ROUNDS, seed=run.seed, warm_up=5)
     run.add("snapshot", one.subject, phase, found["ours"], floor=FLOOR)
     run.add("snapshot", FLOOR, phase, found["floor"])
+    what = f"{phase} {figure(median(found['ours']), 's')}"
+    if driver:
+        run.add("snapshot", f"{one.subject} without the store", phase, found["driver"], floor=FLOOR)
+        what += f" (the driver alone {figure(median(found['driver']), 's')})"
     _budget(
         run, f"{one.subject}-{phase.replace('+', '-')}", paired_ratio(found["ours"], found["floor"]), limit,
-        f"{phase} {figure(median(found['ours']), 's')} against {calls} {figure(median(found['floor']), 's')}",
+        f"{what} against {calls} {figure(median(found['floor']), 's')}",
     )  # fmt: skip
 
 
@@ -98,16 +110,24 @@ def _overlay(run: Run, one: Ground, _say: Say) -> None:
 def _btrfs(run: Run, one: Ground, _say: Say) -> None:
     """Measure prepare and remove against the bare ioctls."""
     store = one.volatile
-    base = one.empty(store=store)
+    base, driver = one.empty(store=store), store._core.driver  # noqa: SLF001  # to be measured without what is around it
+    below = store.stat(base).id
     os.mkdir(os.path.join(one.path, "bare"))
-    floor = bare.btrfs_cycle(os.path.join(one.path, "bare"))
-    _against(run, one, "prepare+remove", lambda: prepare_and_remove(store, base), floor, 1.5, "the two bare ioctls")
+
+    def alone() -> None:
+        driver.create(_UNUSED_ID, below, None)
+        driver.remove(_UNUSED_ID)
+
+    _against(
+        run, one, "prepare+remove", lambda: prepare_and_remove(store, base),
+        bare.btrfs_cycle(os.path.join(one.path, "bare")), 1.5, "the two bare ioctls", alone,
+    )  # fmt: skip
 
 
 def _thin(run: Run, one: Ground, _say: Say) -> None:
     """Measure prepare against the bare ioctls."""
     store, base = one.store, one.empty()
-    pool = store._core.driver._pool.name  # type: ignore[attr-defined]  # noqa: SLF001  # the floor is of the same pool
+    driver, below = store._core.driver, store.stat(base).id  # noqa: SLF001  # to be measured without what is around it
 
     def prepare() -> float:
         started = time.perf_counter()
@@ -116,8 +136,16 @@ def _thin(run: Run, one: Ground, _say: Say) -> None:
         store.remove("thin")
         return taken
 
-    floor = bare.thin_prepare(pool, store.stat(base).id)
-    _against(run, one, "prepare", prepare, floor, 1.5, "the pool's status and its create_snap, bare,")
+    def alone() -> float:
+        started = time.perf_counter()
+        driver.create(_UNUSED_ID, below, None)
+        taken = time.perf_counter() - started
+        driver.remove(_UNUSED_ID)
+        return taken
+
+    floor = bare.thin_prepare(driver._pool.name, below)  # type: ignore[attr-defined]  # noqa: SLF001
+    calls = "the two bare messages create_snap and set_transaction_id"
+    _against(run, one, "prepare", prepare, floor, 1.5, calls, alone)
 
 
 def _copy(run: Run, one: Ground, _say: Say) -> None:
@@ -180,6 +208,7 @@ def _together(run: Run, one: Ground, _say: Say) -> None:
         },
         3,
         seed=run.seed,
+        warm_up=0,
     )
     for name, number in (("one", 1), ("many", _PROCESSES)):
         run.add("parallel", one.subject, f"{_PROCESSES * _LIVES} lives", found[name], processes=number)

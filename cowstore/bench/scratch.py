@@ -132,13 +132,13 @@ def need(path: str, size_bytes: int) -> None:
 def scratch(parent: str | None, size_bytes: int) -> Iterator[Scratch]:
     """Give a scratch directory for the length of the block.
 
-    :param parent: where to make it; by default ``$TMPDIR`` or ``/var/tmp``.
+    :param parent: where to make it; by default ``$TMPDIR``, or ``/var/tmp`` or ``/tmp``, whichever is on a disk.
     :param size_bytes: what the run may need.
     :raises OutOfSpace: there is less.
     """
     import tempfile
 
-    where = os.path.realpath(parent or os.environ.get("TMPDIR") or "/var/tmp")
+    where = os.path.realpath(parent or os.environ.get("TMPDIR") or _usual_place())
     if not os.path.isdir(where):
         raise CowstoreError(f"cannot measure in {where}: there is no such directory; name another with --scratch DIR")
     _sweep(where)
@@ -153,6 +153,16 @@ def scratch(parent: str | None, size_bytes: int) -> Iterator[Scratch]:
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
+
+
+def _usual_place() -> str:
+    """Return ``/var/tmp``, or ``/tmp`` where only that is on a disk: in memory nothing waits, and no ratio is right."""
+    from cowstore._linux.files import FsMagic, statfs
+
+    for place in ("/var/tmp", "/tmp"):
+        if os.path.isdir(place) and statfs(place).type != FsMagic.TMPFS:
+            return place
+    return "/var/tmp"
 
 
 def _close(made: Scratch) -> None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cowstore import CowstoreError
-from cowstore.bench import quick_driver, results, suites
+from cowstore.bench import bare, quick_driver, results, suites
 from cowstore.bench.grounds import SUBJECTS
 from cowstore.bench.installed import Installed, interpreters
 from cowstore.bench.results import Run
 from cowstore.bench.scratch import scratch
 from cowstore.bench.timing import median
 from cowstore.bench.workloads import Plan, load_all
+from cowstore.model import Mount, MountFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,6 +143,16 @@ def test_the_budgets_of_one_driver(subject: str, place: Scratch, monkeypatch: py
     }
     assert names == {f"population-{subject}", *own.get(subject, {f"{subject}-prepare-remove"})}
     assert all(budget.value > 0 for budget in run.budgets)
+
+
+def test_the_bare_calls_of_a_mount_with_a_remount(tmp_path: Path) -> None:
+    """The floor of a deep AUFS is what the driver describes, by mount(2) alone."""
+    first = Mount(type="tmpfs", source=b"tmpfs", options=((b"size", b"64k"), (b"noswap", b"")))
+    second = Mount(type="tmpfs", source=b"tmpfs", options=((b"size", b"128k"),), flags=MountFlag.REMOUNT)
+    cycle = bare.mount_steps([first, second], str(tmp_path))
+    assert cycle() > 0
+    assert not os.path.ismount(tmp_path)
+    assert cycle() > 0
 
 
 def test_ctrl_c_takes_everything_with_it(tmp_path: Path) -> None:

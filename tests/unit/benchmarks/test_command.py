@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cowstore._linux import files
 from cowstore.bench import command, results, scratch, synthetic
 from cowstore.bench.peers import PHASES, load_peers
 from cowstore.bench.workloads import load_all
@@ -96,6 +98,20 @@ def test_a_run_above_a_budget_fails(tmp_path: Path, capsys: pytest.CaptureFixtur
     results.save(run, str(tmp_path / "a.json"))
     assert command.main(["report", str(tmp_path / "a.json")]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "above budget: late is 2.50x, at most 2.00x is allowed"
+
+
+@pytest.mark.parametrize(
+    ("on_tmpfs", "chosen"),
+    [({"/var/tmp"}, "/tmp"), ({"/tmp"}, "/var/tmp"), ({"/tmp", "/var/tmp"}, "/var/tmp"), (set(), "/var/tmp")],
+)
+def test_memory_is_measured_in_only_where_there_is_no_disk(
+    on_tmpfs: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(path: str) -> SimpleNamespace:
+        return SimpleNamespace(type=files.FsMagic.TMPFS if path in on_tmpfs else files.FsMagic.EXT4)
+
+    monkeypatch.setattr(files, "statfs", told)
+    assert scratch._usual_place() == chosen
 
 
 def test_what_a_killed_run_left_is_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
