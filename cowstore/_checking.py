@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+from contextlib import suppress
 
 from cowstore import leases
 from cowstore._leased import MOUNT_POINTS
@@ -64,34 +65,42 @@ def _unfinished(core: Core, rows: dict[int, Row], *, repair: bool) -> Iterator[F
     """Name rows and mount points whose owner is gone; the owners that live are at work, and are left alone."""
     from cowstore._recovery import recover
 
-    found = [
-        Finding(
-            kind=FindingKind.UNFINISHED,
-            key=row.key,
-            id=row.id,
-            text=f"{row.key!r} was left {_state(row)} by a process that is gone",
-        )
+    left = [
+        row
         for row in rows.values()
         if row.owner and row.owner != core.token and leases.is_dead(core.owners_fd, row.owner)
     ]
     directory = os.path.join(core.root, MOUNT_POINTS)
-    for name in os.listdir(directory):
-        token = name.partition("-")[0]
-        if token != core.token and leases.is_dead(core.owners_fd, token):
-            text = f"{os.path.join(directory, name)} was left mounted by a process that is gone"
-            found.append(Finding(kind=FindingKind.UNFINISHED, key=None, id=None, text=text))
-    if found and repair:
+    tokens = {name: name.partition("-")[0] for name in os.listdir(directory)}
+    points = [name for name, token in tokens.items() if token != core.token and leases.is_dead(core.owners_fd, token)]
+    if repair and (left or points):
         list(recover(core))
-        yield from (dataclasses.replace(finding, repaired=not _still(core, finding)) for finding in found)
-    else:
-        yield from found
+    for row in left:
+        now = core.catalog.by_id(row.id) if repair else row
+        yield Finding(
+            kind=FindingKind.UNFINISHED,
+            key=row.key,
+            id=row.id,
+            text=f"{row.key!r} was left {_state(row)} by a process that is gone",
+            repaired=now is None or now.owner is None,
+        )
+    for name in points:
+        text = f"{os.path.join(directory, name)} was left by a process that is gone, as a mount or with files in it"
+        repaired = repair and _is_cleared(directory, name)
+        yield Finding(kind=FindingKind.UNFINISHED, key=None, id=None, text=text, repaired=repaired)
 
 
-def _still(core: Core, finding: Finding) -> bool:
-    if finding.id is None:
-        return os.path.exists(finding.text.partition(" was left")[0])
-    row = core.catalog.by_id(finding.id)
-    return row is not None and row.owner is not None
+def _is_cleared(directory: str, name: str) -> bool:
+    """Remove a mount point and what lies in it: nothing is mounted there, or it would be there still."""
+    from cowstore.trees.remove import remove_tree
+
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            remove_tree(fd, name)
+    finally:
+        os.close(fd)
+    return not os.path.lexists(os.path.join(directory, name))
 
 
 def _state(row: Row) -> str:

@@ -150,7 +150,7 @@ class Core:
         try:
             yield
         except OSError as error:
-            raise from_os(error, f"cannot {verb} {what!r} in {self.root}") from error
+            raise from_os(error, f"cannot {verb} {what!r} in {self.root}", self.root) from error
 
     def create(self, row: Row, size_bytes: int | None) -> None:
         """Let the driver make the data of a row, under an id at which nothing lies."""
@@ -250,13 +250,16 @@ def _is_confined() -> bool:
     return is_confined()
 
 
-def from_os(error: OSError, tried: str) -> CowstoreError:
-    """Say what the kernel refused, with a way out where one is known."""
+def from_os(error: OSError, tried: str, root: str) -> CowstoreError:
+    """Say what the kernel refused of the store at *root*, with a way out where one is known."""
     import errno
 
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        what = "quota" if error.errno == errno.EDQUOT else "data"
-        return OutOfSpace(f"{tried}: {error}; free some space or raise the limit", what=what)
+        from cowstore.trees.usage import what_is_full
+
+        what = what_is_full(error, root)
+        ways = {"inodes": "remove files or snapshots there: no inodes are left", "quota": "raise the limit"}
+        return OutOfSpace(f"{tried}: {error}; {ways.get(what, 'free some space')}", what=what)
     if error.errno in {errno.EPERM, errno.EACCES}:
         return CowstoreError(
             f"{tried}: {error}; you (user {os.geteuid()}) may not: run as root or as the owner of the store"

@@ -85,7 +85,7 @@ def open(  # noqa: A001 - the name is part of the public surface: cowstore.open
                     f"cannot open the store {path}: {stopped}; make it passable (chmod a+x), be its owner, or name "
                     "another store"
                 ) from error
-        raise from_os(error, f"cannot open the store {path}") from error
+        raise from_os(error, f"cannot open the store {path}", path) from error
 
 
 def _open(

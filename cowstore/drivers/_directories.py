@@ -136,9 +136,11 @@ class DirectoryDriver(Driver):
     def tell(self, error: OSError, what: str) -> None:
         """Raise the class that tells the caller what to do about an error of the kernel, where there is one."""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            from cowstore.trees.usage import what_is_full
+
             raise OutOfSpace(
                 f"cannot {what} in {self.directory}: {error.strerror}; free space or inodes there, or remove snapshots",
-                what="quota" if error.errno == errno.EDQUOT else self._full(),
+                what=what_is_full(error, self.directory),
             ) from error
         if error.errno == errno.ENODEV:
             raise DriverUnavailable(
@@ -146,14 +148,6 @@ class DirectoryDriver(Driver):
                 driver=self.name,
                 missing=[f"{self.name} in the kernel: modprobe {self.name}"],
             ) from error
-
-    def _full(self) -> str:
-        """Tell blocks from inodes."""
-        try:
-            room = os.statvfs(self.directory)
-        except OSError:
-            return "data"
-        return "inodes" if room.f_files and not room.f_favail and room.f_bavail else "data"
 
     # Questions.
 

@@ -356,8 +356,8 @@ class Ground:
         """Let go of everything after a failure, as far as it goes."""
         with suppress(Exception):
             self.shut()
-        with suppress(Exception):
-            self.factory.open(self.root, create=False).destroy()
+        with suppress(Exception), self.factory.open(self.root, create=False) as store:
+            store.destroy()
 
     def discard(self) -> None:
         """Remove the case's directory."""

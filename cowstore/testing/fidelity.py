@@ -140,6 +140,28 @@ def metadata_only(ground: Ground) -> None:
         ground.grow(lambda tree: tree.removexattr("xattr", "user.note"), parent=keys[-1], name="without")
 
 
+@case("bad input: a clock that was set back; beyond (4)")
+def clock_set_back(ground: Ground) -> None:
+    """Files from the future, and changes that are older than what they change, are files and changes like any other."""
+    future, past = 4_102_444_800 * 10**9, 86_400 * 10**9
+
+    def first(tree: Editor) -> None:
+        for name in ("file", "kept"):
+            tree.write(name, "aaaa")
+            tree.utime(name, future)
+        tree.mkdir("dir")
+        tree.utime("dir", future)
+
+    def second(tree: Editor) -> None:
+        tree.write("file", "bbbb")
+        tree.utime("file", past)
+        tree.write("dir/new", "new")
+        tree.utime("dir/new", past)
+        tree.utime("dir", past)
+
+    ground.grow(first, second, lambda tree: tree.utime("file", future))
+
+
 @case("TA-24, OV-15; beyond (3): xattrs", privileged=True)
 def attributes(ground: Ground) -> None:
     """Attributes of all name spaces, ACLs and file capabilities stay, through changes of their file and of others."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from contextlib import contextmanager
 
-from cowstore.errors import CowstoreError, NotFound, OutOfSpace, StoreCorrupt, StoreMismatch
+from cowstore.errors import Busy, CowstoreError, DriverUnavailable, NotFound, OutOfSpace, StoreCorrupt, StoreMismatch
 from cowstore.testing import leaks, oracle
 from cowstore.testing._case import Factory, Ground, NotApplicable, case
 from cowstore.testing._expect import equal, refused
 from cowstore.testing.edits import Editor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowstore.store import Store
 
 ODD_PATHS = {
     "colon": b"a:b",
@@ -210,19 +218,35 @@ def _use(ground: Ground) -> None:
         raise StoreCorrupt(f"the catalog is damaged: {findings}")
 
 
+@contextmanager
+def _small(ground: Ground, options: str) -> Iterator[Ground]:
+    """Give a ground on a tmpfs with those options; it is to be whole in the end."""
+    from cowstore._linux.mount import mount, umount2
+
+    small = ground.scratch("small")
+    mount("tmpfs", small, "tmpfs", 0, f"{options},mode=755")  # type: ignore[arg-type]
+    inner = Ground(Factory(ground.factory.driver, options=ground.factory.options, directory=small), "inner")
+    try:
+        try:
+            inner.store.status()
+        except (DriverUnavailable, OutOfSpace) as error:
+            raise NotApplicable(f"no store fits on a tmpfs with {options}: {error}") from error
+        yield inner
+        inner.destroy()
+    except BaseException:
+        inner.abandon()
+        raise
+    finally:
+        inner.discard()
+        umount2(small, 0)  # type: ignore[arg-type]
+
+
 @case("CL-05: a full file system", privileged=True)
 def full_disk(ground: Ground) -> None:
     """On a file system without room, an import fails as OutOfSpace, leaves nothing, and works once there is room."""
-    from cowstore._linux.mount import mount, umount2
-
-    if ground.factory.driver not in {"overlay", "copy"}:
-        raise NotApplicable("the driver keeps its data in a pool, whose filling up is a case of its own")
-    small = ground.scratch("small")
     source = ground.scratch("source")
     Editor(source).write("large", os.urandom(1 << 20) * 12)
-    mount("tmpfs", small, "tmpfs", 0, "size=8m,mode=755")  # type: ignore[arg-type]
-    inner = Ground(Factory(ground.factory.driver, options=ground.factory.options, directory=small), "inner")
-    try:
+    with _small(ground, "size=8m") as inner:
         store = inner.store
         store.prepare("before")
         error = refused(OutOfSpace, lambda: store.import_directory(source, name="large"))
@@ -242,13 +266,75 @@ def full_disk(ground: Ground) -> None:
         os.truncate(f"{source}/large", 1 << 20)
         store.import_directory(source, name="large")
         inner.look("large", source)
-        inner.destroy()
-    except BaseException:
-        inner.abandon()
-        raise
-    finally:
-        inner.discard()
-        umount2(small, 0)  # type: ignore[arg-type]
+
+
+@case("CL-05: inodes used up", privileged=True)
+def no_inodes(ground: Ground) -> None:
+    """Without an inode left, verbs fail as OutOfSpace that says so, leave nothing, and work once there are some."""
+    with _small(ground, "size=64m,nr_inodes=64") as inner:
+        store = inner.store
+        store.prepare("base")
+        store.commit("layer", "base")
+        store.prepare("child", "layer")
+        with inner.mounted("child") as root:
+            made = 0
+            try:
+                for made in range(100):
+                    with open(f"{root}/{made}", "wb"):
+                        pass
+            except OSError as error:
+                equal(error.errno, errno.ENOSPC, "errno inside the mount")
+        assert made, "not one file could be made"
+
+        def fill() -> None:
+            for number in range(64):
+                store.prepare(f"more-{number}", "layer")
+
+        full = refused(OutOfSpace, fill)
+        equal(full.what, "inodes", "what is full")
+        assert "inodes" in str(full), f"the message does not name inodes: {full}"
+        listed = inner.listed()
+        refused(OutOfSpace, lambda: store.prepare("another", "layer"))
+        equal(inner.listed(), listed, "keys")
+        equal(store.check(), (), "findings")
+        store.remove("child", wait=True)
+        store.prepare("another", "layer")
+        equal(sorted(inner.scan("another")), [b"."], "the tree of what was made after that")
+
+
+@case("bad input: a store copied while it is in use", privileged=True)
+def copied_in_use(ground: Ground) -> None:
+    """The copy is a store of its own, or refused by its name; nothing of the first one changes with it."""
+    import subprocess
+
+    base = ground.grow(lambda tree: tree.write("file", "base"))[0]
+    ground.store.prepare("active", base)
+    copy = os.path.join(ground.directory, "copied")
+    with ground.mounted("active") as root:
+        Editor(root, round_=2).write("file", "changed")
+        subprocess.run(["cp", "-a", "-x", ground.root, copy], check=True, timeout=60)
+        said = copy
+        try:
+            with ground.factory.open(copy) as other:
+                oracle.assert_same_trees(ground.scan(base), _scan(other, base), what="the layer in the copy")
+                refused(Busy, lambda: ground.store.remove("active"))
+                # The mount of the first one is in the copy as files, where that was not kept off.
+                assert all(found.repaired for found in other.check(repair=True)), "not repaired"
+                equal(other.check(), (), "findings in the copy")
+                other.remove("active")
+                other.destroy()
+        except StoreMismatch as error:
+            said = str(error)
+        assert copy in said, f"the message does not name {copy}: {said}"
+        Editor(root, round_=3).write("more", "more")
+    shutil.rmtree(copy, ignore_errors=True)
+    equal(sorted(ground.scan("active")), [b".", b"file", b"more"], "the first store's tree")
+    ground.clean()
+
+
+def _scan(store: Store, key: str) -> oracle.Tree:
+    with store.mounted(key) as root:
+        return oracle.scan(root)
 
 
 @case("ST-10: stale mounts after a reboot", privileged=True)

@@ -8,7 +8,10 @@ import stat
 
 from cowstore.trees._descent import Descent
 
-__all__ = ["measure"]
+__all__ = ["measure", "what_is_full"]
+
+_INODES = 8
+"""Fewer than this are as good as none: what could not be made is often gone again when somebody asks."""
 
 
 def measure(dir_fd: int) -> tuple[int, int]:
@@ -55,3 +58,17 @@ def measure(dir_fd: int) -> tuple[int, int]:
 
 def _list(fd: int) -> list[str]:
     return os.listdir(fd)
+
+
+def what_is_full(error: OSError, directory: str) -> str:
+    """Tell what ran out where the kernel said ENOSPC or EDQUOT: ``"quota"``, ``"inodes"`` or ``"data"``.
+
+    :param directory: on the file system that it said so of.
+    """
+    if error.errno == errno.EDQUOT:
+        return "quota"
+    try:
+        room = os.statvfs(directory)
+    except OSError:
+        return "data"
+    return "inodes" if room.f_files and room.f_favail < _INODES and room.f_bavail else "data"
