@@ -275,8 +275,8 @@ def find_attached(file: Descriptor, *, read_only: bool = False) -> loop.LoopDevi
     """Return a hold on the loop device that *file* is attached to; None where there is none."""
     status = os.fstat(file.fileno())
     # Somebody else's device, opened for a moment, would for that moment not be given up.
-    tail = os.path.split(os.fsencode(os.readlink(f"/proc/self/fd/{file.fileno()}")))
-    tail = os.path.join(os.path.basename(tail[0]), tail[1])
+    path = os.fsencode(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+    tail = b"/".join(path.split(b"/")[-2:])
     for number, backing in loop.attached():
         if not backing.endswith(tail):
             continue
