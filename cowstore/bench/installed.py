@@ -22,11 +22,13 @@ if __name__ == "__main__":
     sys.exit(main())
 """
 
+_NAME = "import os, sys; print('Python', sys.version.split()[0], os.path.realpath(sys.executable))"
+
 
 class Installed:
     """A copy of the package, with its byte code, for one interpreter.
 
-    :ivar python: path of the interpreter. :ivar name: how figures name it: its version and where it is.
+    :ivar python: path of the interpreter. :ivar name: how figures name it: its version, and where it really is.
     :ivar environment: variables that make it find the copy. :ivar command: script of ``cowstore-run``.
     """
 
@@ -43,7 +45,7 @@ class Installed:
         with open(self.command, "w", encoding="utf-8") as file:
             file.write(_COMMAND)
         self.output("-m", "compileall", "-q", site)
-        self.name = self.output("-c", "import sys; print('Python', sys.version.split()[0], sys.executable)").strip()
+        self.name = self.output("-c", _NAME).strip()
 
     def output(self, *arguments: str) -> str:
         """Run the interpreter and return what it prints.

@@ -30,7 +30,7 @@ def facts(scratch: str) -> Facts:
         "processor": _processor(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "interpreter": sys.executable,
+        "interpreter": os.path.realpath(sys.executable),
         "python": ".".join(map(str, sys.version_info[:3])),
         "sqlite": sqlite3.sqlite_version,
         "root": os.geteuid() == 0,
