@@ -12,7 +12,9 @@ test:
 	@scripts/setup test
 	@.venv/bin/tox run
 
-# Debian's packages of the tools that `python -m benchmarks peers` measures beside cowstore.
+# Debian's packages of the tools that `python -m benchmarks peers` measures beside cowstore, and what containerd's own
+# messages are sent with.
 bench-peers:
 	apt-get install --yes --no-install-recommends containers-storage containerd podman buildah umoci bubblewrap crun \
 	    runc tar libarchive-tools btrfs-progs dmsetup
+	[ ! -x .venv/bin/python ] || .venv/bin/python -m pip install --quiet grpcio

@@ -48,6 +48,8 @@ def section(path: Path) -> Iterator[str]:
         yield ""
     if run.suite == "peers":
         yield from peers(run)
+    if run.suite == "scale":
+        yield from lives(run)
 
 
 def peers(run: Run) -> Iterator[str]:
@@ -61,6 +63,21 @@ def peers(run: Run) -> Iterator[str]:
             if series.subject == subject
         }
         yield f"| {subject} | {' | '.join(cells.get(phase, '') for phase in phases)} |"
+    yield ""
+
+
+def lives(run: Run) -> Iterator[str]:
+    """Yield the table of the lives of one more snapshot, by how many there are."""
+    found = [series for series in run.series if series.phase == "life"]
+    counts = sorted({int(series.parameters["snapshots"]) for series in found})
+    yield f"| one more beside | {' | '.join(map(str, counts))} |\n|---|{'---|' * len(counts)}"
+    for subject in dict.fromkeys(series.subject for series in found):
+        cells = {
+            series.parameters["snapshots"]: figure(median(series.values), series.unit)
+            for series in found
+            if series.subject == subject
+        }
+        yield f"| {subject} | {' | '.join(cells.get(count, '') for count in counts)} |"
     yield ""
 
 
