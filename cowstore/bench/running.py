@@ -135,14 +135,16 @@ def layers_suite(run: Run, scratch: Scratch, say: Say, *, plan: Plan, archive: s
             if packed is None:
                 run.absent[f"{form} archives"] = f"the program {form} is not installed"
                 continue
-            found = interleave(_archive_steps(store, ground, tree, packed, form, option), rounds, seed=plan.seed)
-            _add_archives(run, found, form, what)
+            steps, sizes = _archive_steps(store, ground, tree, packed, form, option)
+            _add_archives(run, interleave(steps, rounds, seed=plan.seed), form, what, sizes)
     if shutil.which("bsdtar") is None:
         run.absent["bsdtar"] = "not installed: apt-get install libarchive-tools"
     _changes(run, ground, say, plan)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     run.budgets.append(Budget(name="memory", value=round(peak, 1), limit=64.0, unit="MiB", what="peak of this process"))
 
+
+_MIB = 1 << 20
 
 FORMS = {"plain": (), "gzip": ("--gzip",), "zstd": ("--zstd",)}
 """How archives are packed, and what GNU tar is told for it."""
@@ -162,9 +164,10 @@ def _packed(archive: str, directory: str, form: str) -> str | None:
 
 def _archive_steps(
     store: Store, ground: Scratch, tree: str, archive: str, form: str, option: tuple[str, ...]
-) -> dict[str, Callable[[], float | None]]:
-    """Return what reads and writes archives of one form, each as its users call it."""
+) -> tuple[dict[str, Callable[[], float | None]], dict[str, int]]:
+    """Return what reads and writes archives of one form, each as its users call it; and the sizes that are written."""
     written = os.path.join(ground.path, f"written.{form}")
+    sizes: dict[str, int] = {}
 
     def read() -> float:
         started = time.perf_counter()
@@ -173,9 +176,23 @@ def _archive_steps(
         store.remove("imported")
         return taken
 
-    def write() -> None:
+    def write() -> float:
+        started = time.perf_counter()
         with open(written, "wb") as file:
             store.export_layer("tree", file, compression=None if form == "plain" else form)
+        taken = time.perf_counter() - started
+        sizes["cowstore"] = os.stat(written).st_size
+        return taken
+
+    def tar(subject: str, *line: str) -> Callable[[], float]:
+        def step() -> float:
+            started = time.perf_counter()
+            process([line[0], "-C", tree, *line[1:], *option, "-cf", written, "."], os.environ)
+            taken = time.perf_counter() - started
+            sizes[subject] = os.stat(written).st_size
+            return taken
+
+        return step
 
     def untar(program: str, *more: str) -> Callable[[], float]:
         def step() -> float:
@@ -192,17 +209,15 @@ def _archive_steps(
         "import cowstore": read,
         "import GNU tar": untar("tar", "--xattrs", "--xattrs-include=*"),
         "export cowstore": write,
-        "export GNU tar": lambda: process(
-            ["tar", "-C", tree, "--xattrs", "--sort=name", *option, "-cf", written, "."], os.environ
-        ),
+        "export GNU tar": tar("GNU tar", "tar", "--xattrs", "--sort=name"),
     }
     if shutil.which("bsdtar"):
         steps["import bsdtar"] = untar("bsdtar")
-        steps["export bsdtar"] = lambda: process(["bsdtar", "-C", tree, *option, "-cf", written, "."], os.environ)
-    return steps
+        steps["export bsdtar"] = tar("bsdtar", "bsdtar")
+    return steps, sizes
 
 
-def _add_archives(run: Run, found: Mapping[str, list[float]], form: str, what: str) -> None:
+def _add_archives(run: Run, found: Mapping[str, list[float]], form: str, what: str, sizes: Mapping[str, int]) -> None:
     """Add what was measured of one form, and its two budgets."""
     for name, values in found.items():
         verb, _, subject = name.partition(" ")
@@ -211,13 +226,15 @@ def _add_archives(run: Run, found: Mapping[str, list[float]], form: str, what: s
     for verb, limit, budget in (("import", 1.3, "apply"), ("export", 1.5, "export")):
         ratio = paired_ratio(found[f"{verb} cowstore"], found[f"{verb} GNU tar"])
         said = f"{verb} of {what}, {form}, to GNU tar"
+        if verb == "export":
+            said += f"; {sizes['cowstore'] / _MIB:.0f} MiB written, {sizes['GNU tar'] / _MIB:.0f} by GNU tar"
         run.budgets.append(Budget(name=f"{budget}-{form}", value=round(ratio, 3), limit=limit, unit="x", what=said))
 
 
 def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
     import cowstore
 
-    small = 8000 if plan.full else 2000
+    small = plan.base_files
     store = cowstore.open(os.path.join(ground.directory("s"), "store"), driver="overlay", volatile=True)
     steps: dict[str, Callable[[], None]] = {}
     with store:

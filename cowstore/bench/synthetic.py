@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 _TIME_NS = 1_600_000_000_000_000_000
 PER_DIRECTORY = 40
-_BLOCK = 1 << 16
+_UNIT = 1 << 12
+_BODY = 16 << 20
+"""Bytes that the files are cut from, each at another place: no window of a compressor holds two alike."""
+_STRIDE = 104_729
 _SIGMA = 2.35
 
 
@@ -43,17 +46,16 @@ class Recipe:
 
 
 def content(size: int, seed: int) -> bytes:
-    """Return *size* bytes, half of them random: as compressible as programs are."""
+    """Return *size* bytes, half of them random: as compressible as programs are, and nowhere the same again."""
     chance = random.Random(seed)  # noqa: S311  # the same bytes again
-    noise = chance.randbytes(min(size, _BLOCK) // 2 + 1)
-    unit = noise + b"text of a program, and more of it; " * (len(noise) // 35 + 1)
-    unit = unit[: max(1, min(size, _BLOCK))]
-    return (unit * (size // len(unit) + 1))[:size]
+    text = b"text of a program, and more of it; " * (_UNIT // 2 // 35 + 1)
+    text = text[: _UNIT // 2]
+    return b"".join(chance.randbytes(_UNIT // 2) + text for _ in range(-(-size // _UNIT)))[:size]
 
 
 def grow(root: str, recipe: Recipe) -> None:
     """Make the tree at *root*, an existing directory: files, directories, links of both kinds."""
-    body = content(recipe.largest + 100, recipe.seed)
+    body = content(_BODY + recipe.largest, recipe.seed)
     last = ""
     for number, (path, size) in enumerate(recipe.paths()):
         full = os.path.join(root, path)
@@ -63,7 +65,7 @@ def grow(root: str, recipe: Recipe) -> None:
             last = directory
         fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755 if number % 7 == 0 else 0o644)
         try:
-            start = number * 31 % 97
+            start = number * _STRIDE % _BODY
             os.write(fd, body[start : start + size])
             os.utime(fd, ns=(_TIME_NS, _TIME_NS + number))
         finally:

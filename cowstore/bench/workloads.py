@@ -24,6 +24,7 @@ class Plan:
     """How large the workloads are.
 
     :ivar seed: of everything random. :ivar tree_files: files of the tree that is worked on.
+    :ivar base_files: files of the smaller of two trees whose changes are told; the other has ten times as many.
     :ivar big_bytes: size of the large file. :ivar depths: layers below. :ivar parallel: how many at once.
     :ivar cold: the caches may be emptied between.
     """
@@ -33,6 +34,7 @@ class Plan:
         self.full = full
         self.cold = cold
         self.tree_files = 8000 if full else 2000
+        self.base_files = 8_000
         self.big_bytes = (1 << 30) if full else (96 << 20)
         self.depths: tuple[int, ...] = (1, 10, 100, 500) if full else (1, 10, 100)
         self.parallel: tuple[int, ...] = (1, 4, 16, 64) if full else (1, 8)

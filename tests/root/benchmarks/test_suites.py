@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cowstore import CowstoreError
-from cowstore.bench import bare, quick_driver, results, suites
+from cowstore.bench import bare, quick_driver, results, running, suites
 from cowstore.bench.grounds import SUBJECTS
 from cowstore.bench.installed import Installed, interpreters
 from cowstore.bench.results import Run
@@ -44,6 +44,7 @@ class Small(Plan):
     def __init__(self) -> None:
         super().__init__(seed=1, full=False, cold=False)
         self.tree_files = 120
+        self.base_files = 100
         self.big_bytes = 4 << 20
         self.depths = (1, 3)
         self.parallel = (1, 2)
@@ -143,6 +144,17 @@ def test_the_budgets_of_one_driver(subject: str, place: Scratch, monkeypatch: py
     }
     assert names == {f"population-{subject}", *own.get(subject, {f"{subject}-prepare-remove"})}
     assert all(budget.value > 0 for budget in run.budgets)
+
+
+@pytest.mark.slow
+def test_archives_beside_gnu_tar(place: Scratch) -> None:
+    run = Run(suite="layers", seed=1, started="now")
+    running.layers_suite(run, place, lambda _text: None, plan=Small(), archive=None, rounds=1)
+    wanted = {f"{verb}-{form}" for verb in ("apply", "export") for form in running.FORMS}
+    assert {budget.name for budget in run.budgets} >= {*wanted, "changes", "memory"} - {
+        f"{verb}-{form}" for verb in ("apply", "export") for form in running.FORMS if f"{form} archives" in run.absent
+    }
+    assert {series.subject for series in run.of("export")} >= {"cowstore", "GNU tar"}
 
 
 def test_the_bare_calls_of_a_mount_with_a_remount(tmp_path: Path) -> None:
