@@ -205,10 +205,3 @@ def _shown(entries: list[MountInfo]) -> Iterator[MountInfo]:
         point = os.fsdecode(entry.mount_point)
         if point != "/" and not any(point == own or point.startswith(own + "/") for own in _OWN_FILE_SYSTEMS):
             yield entry
-
-
-def resolver() -> Bind:
-    """Return what makes names resolve with this machine's network: its own resolver's configuration, read-only."""
-    from cowstore.runtime.binds import Bind
-
-    return Bind(source=os.path.realpath("/etc/resolv.conf"), target="/etc/resolv.conf", read_only=True)

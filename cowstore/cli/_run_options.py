@@ -29,7 +29,8 @@ The program:
   --env NAME=VALUE     one more variable; PATH, HOME and TERM are set, nothing else is taken over
   --workdir DIR        directory inside the root to start in
   --hostname NAME      name of the machine as the program sees it
-  --network none|host  nothing but a loopback interface (the default), or this machine's network
+  --network none|host|user   nothing but a loopback interface (the default), this machine's network,
+                       or a way out through pasta or slirp4netns
   --tty                give it a terminal of its own, connected with this one
   --as-pid-1           make the program itself process 1; else a reaper of ours is, and it its child
   --cap-add NAME       keep one more capability; --cap-drop NAME keeps one less
@@ -147,8 +148,8 @@ def _limits(options: Options, name: str, value: str) -> None:
 
 
 def _network(options: Options, name: str, value: str) -> None:
-    if value not in {"none", "host"}:
-        raise UsageError(f"--{name} takes none or host, not {value!r}")
+    if value not in {"none", "host", "user"}:
+        raise UsageError(f"--{name} takes none, host or user, not {value!r}")
     options.network = value
 
 

@@ -262,14 +262,13 @@ def _here() -> str:
 
 
 def _binds(options: Options) -> tuple[Bind, ...]:
-    if not options.with_mounts and options.network != "host":
-        return ()
+    from cowstore.runtime.compose import resolver
+
+    if not options.with_mounts:
+        return resolver(options.network)
     from cowstore.cli import _base
 
-    binds = _base.other_mounts() if options.with_mounts else ()
-    if options.network == "host" and os.path.isfile("/etc/resolv.conf"):
-        binds += (_base.resolver(),)
-    return binds
+    return (*_base.other_mounts(), *resolver(options.network))
 
 
 def _launch(spec: Spec, lease: Lease, options: Options) -> Outcome:

@@ -66,7 +66,8 @@ def run(
     :param user: ``NAME`` or ``NUMBER`` of the root's own users, perhaps with ``:GROUP``; by default the image's, or
         root.
     :param hostname: name of the machine as the program sees it; this machine's by default.
-    :param network: ``"none"`` for a loopback interface and nothing else, ``"host"`` for this machine's network.
+    :param network: ``"none"`` for a loopback interface and nothing else, ``"host"`` for this machine's network
+        and its ``/etc/resolv.conf``, ``"user"`` for a way out through pasta or slirp4netns.
     :param read_only: nothing can be written to the root.
     :param binds: directories and files of this machine to show inside: :class:`~cowstore.runtime.binds.Bind` values,
         or ``"SOURCE:TARGET[:ro]"``.
@@ -151,7 +152,10 @@ def spawn(
             network=compose.network(network),
             read_only=read_only or lease.read_only,
             hidden=compose.hidden(lease.mounts, store.root),
-            binds=tuple(compose.bind(each) if isinstance(each, str) else each for each in binds),
+            binds=(
+                *compose.resolver(network),
+                *(compose.bind(each) if isinstance(each, str) else each for each in binds),
+            ),
             tmpfs=compose.tmpfs(tmpfs),
             as_pid_1=as_pid_1,
             limits=limits.check() if limits is not None and limits.any else None,

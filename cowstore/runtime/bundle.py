@@ -69,7 +69,10 @@ def bundle(
         hostname=compose.hostname(hostname),
         network=compose.network(network),
         read_only=read_only or store.stat(key).kind != "active",
-        binds=tuple(compose.bind(each) if isinstance(each, str) else each for each in binds),
+        binds=(
+            *compose.resolver(network),
+            *(compose.bind(each) if isinstance(each, str) else each for each in binds),
+        ),
         tmpfs=compose.tmpfs(tmpfs),
         limits=limits.check() if limits is not None and limits.any else None,
         tty=tty,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
 
-NETWORKS = ("none", "host")
+NETWORKS = ("none", "host", "user")
 
 
 def environment(
@@ -69,6 +69,15 @@ def network(name: str) -> str:
     if name not in NETWORKS:
         raise InvalidArgument(f"there is no network {name!r}; there are {', '.join(NETWORKS)}", argument="network")
     return name
+
+
+def resolver(network: str) -> tuple[Bind, ...]:
+    """Return what makes names resolve with this machine's network: its own resolver's configuration, read-only."""
+    if network != "host" or not os.path.isfile("/etc/resolv.conf"):
+        return ()
+    from cowstore.runtime.binds import Bind
+
+    return (Bind(source=os.path.realpath("/etc/resolv.conf"), target="/etc/resolv.conf", read_only=True),)
 
 
 def directory(path: str | None) -> str:

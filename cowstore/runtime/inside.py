@@ -34,7 +34,8 @@ class Inside:
         joins them. :ivar oom_score: what to give the program back of it.
     :ivar status: pipe to the launcher. :ivar control: pipe from the launcher.
     :ivar terminal: the program's end of its terminal, or None.
-    :ivar bundle: directory of a bundle for another runtime, or nothing.
+    :ivar helper: program that connects the network, or nothing. :ivar bundle: directory of a bundle for another
+        runtime, or nothing.
     :ivar home: directory of the user that the program runs as.
     :ivar warnings: lines for the launcher to show.
     """
@@ -45,7 +46,7 @@ class Inside:
         self.entered = False
         self.chrooted = False
         self.warnings: list[str] = []
-        self.bundle = ""
+        self.helper = self.bundle = ""
         self.home = "/root"
         self.groups: Groups | None = None
         self.entrances: list[int] = []

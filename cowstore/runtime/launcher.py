@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cowstore.runtime.cgroups import Groups
+    from cowstore.runtime.network import Helper
     from cowstore.runtime.spec import Spec
     from cowstore.runtime.terminal import Terminal
 
@@ -87,6 +88,7 @@ class Container:
     """
 
     _groups: Groups | None
+    _network: Helper | None
     _on_running: Callable[[], None] | None
     _root: Descriptor | None
     _terminal: Terminal | None
@@ -104,6 +106,7 @@ class Container:
             if step.stage is Stage.LAUNCHER:
                 step.execute(inside)
         self._groups = inside.groups
+        self._helper = inside.helper
         status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         control_inside, control = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -144,6 +147,7 @@ class Container:
         self._ended_by: int | None = None
         self._stop_signal = spec.stop_signal
         self._groups = None
+        self._network = None
         self.outcome = Outcome()
         self.running = False
         self._ended = False
@@ -224,6 +228,8 @@ class Container:
                     self._terminal.relay(poll, ready)
                 if self._status.fileno() in ready:
                     self._listen(poll, reader)
+                if self._network is not None and self._network.fileno() in ready:
+                    self._lose_network(poll, self._network)
                 if self.pidfd.fileno() in ready or (owner is not None and owner in ready and not self._obey(owner)):
                     break
                 if clock.over():
@@ -265,6 +271,8 @@ class Container:
                 self._connect_terminal(poll, message[1])
             elif message[0] == messages.ROOT:
                 self._hold_root(message[1])
+            elif message[0] == messages.NETWORK:
+                self._connect_network(poll)
             self._take(message)
 
     def _connect_terminal(self, poll: select.poll, master: object) -> None:
@@ -276,6 +284,22 @@ class Container:
         self._terminal = Terminal(pidfd_getfd(self.pidfd, master))
         self._terminal.connect(poll)
         os.write(self._control.fileno(), b"+")
+
+    def _connect_network(self, poll: select.poll) -> None:
+        """Start the helper that connects the container's network."""
+        from cowstore.runtime.network import Helper
+
+        self._network = Helper(self._helper, self.pid)
+        poll.register(self._network.fileno(), select.POLLIN)
+
+    def _lose_network(self, poll: select.poll, helper: Helper) -> None:
+        """Say that the helper has ended, to process 1 if it still waits, and otherwise to people."""
+        poll.unregister(helper.fileno())
+        why = f"{helper.name}, which is to connect the network, has ended: {helper.remarks()}"
+        if self.running:
+            self.outcome.warnings.append(why)
+        else:
+            os.write(self._control.fileno(), why.encode()[:4096])
 
     def _hold_root(self, number: object) -> None:
         """Take hold of the root as process 1 has it, and let that go on: once it has ended it would be too late."""
@@ -315,6 +339,8 @@ class Container:
                 self._take(message)
         if self._terminal is not None:
             self._terminal.close()
+        if self._network is not None:
+            self._network.end()
         self.close()
         if self._groups is not None:
             outcome.out_of_memory = self._groups.out_of_memory()

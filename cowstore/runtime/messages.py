@@ -23,6 +23,8 @@ OUTCOME = "outcome"
 """(OUTCOME, names and values): all that became of a run, from a launcher in another process."""
 TERMINAL = "terminal"
 """(TERMINAL, descriptor): process 1 has opened a terminal, and waits until the launcher has taken it over."""
+NETWORK = "network"
+"""(NETWORK,): process 1 waits until a helper has connected its network; the launcher answers only if that fails."""
 ROOT = "root"
 """(ROOT, descriptor): process 1 has mounted the root, and waits until the launcher has hold of it. From a launcher to
 its owner (ROOT, process, descriptor): all inside have ended, and it waits until the owner has done with the root."""

@@ -39,7 +39,7 @@ def plan(spec: Spec) -> tuple[Operation, ...]:
     """Return the steps that carry out *spec*, in order. Nothing is done."""
     if spec.runtime:
         return _left_to(spec)
-    return (*_limits(spec), *_root(spec), *_system(spec), *_program(spec))
+    return (*_limits(spec), *_network(spec), *_root(spec), *_system(spec), *_program(spec))
 
 
 def _left_to(spec: Spec) -> tuple[Operation, ...]:
@@ -50,18 +50,37 @@ def _left_to(spec: Spec) -> tuple[Operation, ...]:
     return (
         *made,
         operation(Stage.LAUNCHER, oci.make_group),
+        *_network(spec),
         operation(Stage.INIT, cgroups.join_groups, spared=False),
         operation(Stage.INIT, root.separate_mounts),
         operation(Stage.INIT, oci.mount_bundle, at=spec.bundle, mounts=spec.mounts, read_only=spec.read_only),
         *([operation(Stage.INIT, root.hand_over_root)] if spec.holds_root else ()),
+        *_resolver(spec),
         operation(Stage.INIT, oci.mount_for_runtime),
-        *([operation(Stage.INIT, system.raise_loopback)] if spec.network == "none" else ()),
+        *([operation(Stage.INIT, system.raise_loopback)] if spec.network != "host" else ()),
         operation(Stage.INIT, oci.write_configuration, spec=spec),
         operation(Stage.INIT, program.reset_signals),
         operation(Stage.PROGRAM, program.own_session),
         operation(Stage.PROGRAM, program.unblock_signals),
         operation(Stage.PROGRAM, oci.execute_runtime, runtime=spec.runtime),
     )
+
+
+def _network(spec: Spec) -> list[Operation]:
+    """Return what happens before the root covers this machine's /proc."""
+    if spec.network != "user":
+        return []
+    from cowstore.runtime import network
+
+    return [operation(Stage.LAUNCHER, network.find_helper), operation(Stage.INIT, network.join_network)]
+
+
+def _resolver(spec: Spec) -> list[Operation]:
+    if spec.network != "user":
+        return []
+    from cowstore.runtime import network
+
+    return [operation(Stage.INIT, network.show_resolver)]
 
 
 def _limits(spec: Spec) -> list[Operation]:
@@ -92,6 +111,7 @@ def _root(spec: Spec) -> list[Operation]:
         steps.append(operation(Stage.INIT, root.mount_tmpfs, places=spec.tmpfs))
     if spec.binds:
         steps.append(operation(Stage.INIT, root.bind, binds=spec.binds))
+    steps += _resolver(spec)
     if spec.masks:
         steps.append(operation(Stage.INIT, masks.mask, paths=masks.MASKED))
         steps.append(operation(Stage.INIT, masks.protect, paths=masks.READ_ONLY))
@@ -105,7 +125,7 @@ def _system(spec: Spec) -> list[Operation]:
     steps = []
     if spec.hostname is not None:
         steps.append(operation(Stage.INIT, system.name_machine, hostname=spec.hostname))
-    if spec.network == "none":
+    if spec.network != "host":
         steps.append(operation(Stage.INIT, system.raise_loopback))
     steps += [
         operation(Stage.INIT, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),

@@ -29,7 +29,8 @@ class Spec:
     :ivar cwd: working directory, absolute and inside the root.
     :ivar cwd_may_lack: where *cwd* is not in the root, start in ``/`` instead of failing.
     :ivar hostname: name of the machine as seen inside; None leaves the one outside.
-    :ivar network: ``"none"`` (a loopback interface and nothing else) or ``"host"``.
+    :ivar network: ``"none"`` (a loopback interface and nothing else), ``"host"``, or ``"user"`` (one that a helper
+        without privileges connects).
     :ivar read_only: nothing can be written to the root itself.
     :ivar hidden: absolute paths in the root that are covered by an empty directory, where they are there.
     :ivar binds: directories and files of this machine that show inside.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.tiers import need_program
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -284,3 +286,32 @@ def _helpers(user: User) -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("helper", ["pasta", "slirp4netns"])
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_network_of_his_own(user: User, helper: str, ranges: bool) -> None:
+    """Through either helper, with one id and with ranges of them."""
+    from tests.root.runtime.test_network import CLIENT, echo, own_address
+
+    need_program(helper)
+    user.ranges = ranges
+    other = {"pasta": "slirp4netns", "slirp4netns": "pasta"}[helper]
+    empty = user.home / "empty"
+    empty.touch()
+    script = f'for d in /usr/local/bin /usr/bin; do test -e $d/{other} && mount --bind "$0" $d/{other}; done; exec "$@"'
+    hiding = ["unshare", "--mount", "sh", "-c", script, str(empty)]
+    address = own_address()
+    with echo(address) as port:
+        words = [user.python, "-m", "cowstore.cli.run", "--network", "user", "--", "python3", "-c", CLIENT]
+        done = subprocess.run(
+            [*hiding, *user.command(*words, address, str(port))],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=user.home,
+            env=user.environment,
+        )
+    # What hides the other one is a mount below /usr, of which the command has something to say.
+    assert (done.returncode, done.stdout) == (0, "from inside 10.0.2.100\n"), done.stderr

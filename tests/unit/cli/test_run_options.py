@@ -60,7 +60,7 @@ def test_switches_take_a_truth_or_nothing() -> None:
         (["--env", "=x", "true"], "NAME=VALUE"),
         (["--option", "x", "true"], "NAME=VALUE"),
         (["--env", "NO_SUCH_VARIABLE_HERE", "true"], "no such variable"),
-        (["--network", "bridge", "true"], "none or host"),
+        (["--network", "bridge", "true"], "none, host or user"),
         (["--timeout", "soon", "true"], "number of seconds"),
         (["--timeout=-1", "true"], "number of seconds"),
         (["--timeout=nan", "true"], "number of seconds"),
