@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from cowstore.testing import Editor, Factory, Ground, crowd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+SEEDS = int(os.environ.get("COWSTORE_CROWD_SEEDS", "20"))
+"""Environment variable: how many crowds there are; the kernel tier has time for fewer."""
 
 PAIRS = list(itertools.combinations_with_replacement(crowd.PAIRS, 2))
 
@@ -42,7 +46,7 @@ def test_every_pair_of_verbs(ground: Ground, threads: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_eight_processes(ground: Ground, seed: int) -> None:
     """8 processes x 100 random verbs: check is clean, and the catalog equals the disk."""
     crowd.random_verbs(ground, processes=8, verbs=100, seed=seed)
@@ -169,7 +173,6 @@ def _import(ground: Ground, source: str) -> None:
 
 def test_killed_in_import(ground: Ground) -> None:
     """ST-01: killed at random within an import, again and again; the half layer never shows, the last one is whole."""
-    import os
     import random
     import signal
 

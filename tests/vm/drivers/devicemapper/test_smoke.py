@@ -1,0 +1,63 @@
+"""The commands over this driver, on a root that is nothing but a busybox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(sys.executable).parent
+BUSYBOX = "/bin/busybox"
+
+
+def said(*command: str) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}: status {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """An archive of the smallest root that runs something."""
+    root = tmp_path / "root"
+    for name in ("bin", "etc"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, root / "bin/busybox")
+    for name in ("sh", "cat", "grep"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "etc/os-release").write_text("NAME=Busy\n")
+    archive = tmp_path / "base.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(root, ".")
+    return archive
+
+
+def test_programs_run_on_snapshots(base: Path, tmp_path: Path) -> None:
+    """One that is thrown away, several at once that are kept; the store is clean, and goes."""
+    store = str(tmp_path / "store")
+    run = [str(HERE / "cowstore-run"), "--store", store, "--driver", "devicemapper", "--base", str(base)]
+    for name, mebibytes in (("base", 48), ("data", 256), ("metadata", 4)):
+        run += ["--option", f"{name}_bytes={mebibytes << 20}"]
+    cowstore = [str(HERE / "cowstore"), "--store", store]
+    assert said(*run, "--", "cat", "/etc/os-release") == "NAME=Busy\n"
+    children = [
+        subprocess.Popen(
+            [*run, "--keep", f"kept-{number}", "--", "sh", "-c", f"echo {number} > /etc/mine; cat /etc/os-release"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    for child in children:
+        out, errors = child.communicate(timeout=300)
+        assert (child.returncode, out) == (0, "NAME=Busy\n"), errors
+    listed = said(*cowstore, "ls")
+    assert all(f"kept-{number}" in listed for number in range(4)), listed
+    assert "A etc/mine" in said(*cowstore, "changes", "kept-2").splitlines()
+    said(*cowstore, "check")
+    said(*cowstore, "destroy", "--yes")
+    assert not os.path.exists(f"{store}/catalog.db")
