@@ -184,7 +184,7 @@ class Quick:
             process(["tar", "-C", tree, "--xattrs", "--sort=name", "-cf", written, "."], os.environ)
 
         store.import_tar(archive, name="tree")
-        found = interleave({"read": read, "untar": untar, "write": write, "tar": tar}, 5, seed=self.run.seed)
+        found = interleave({"read": read, "untar": untar, "write": write, "tar": tar}, 9, seed=self.run.seed)
         size = os.stat(archive).st_size
         for workload, ours, theirs, limit, name in (
             ("import", "read", "untar", 1.3, "apply"),
@@ -291,7 +291,7 @@ class Quick:
             file.writelines(os.urandom(_MIB) for _ in range(96))
         process(["tar", "-C", tree, "-cf", archive, "."], os.environ)
         store = os.path.join(self.scratch.directory("memory"), "store")
-        peak = float(with_it.output("-c", _MEMORY, store, archive)) * 1024
+        peak = float(with_it.output("-c", _MEMORY, store, archive))
         self.run.add("memory", "cowstore", "import+export of 96 MiB", [peak], unit="B")
         self._budget("memory", peak / _MIB, 64.0, "MiB", "peak of a process that imports and exports a 96 MiB file")
 
@@ -361,11 +361,12 @@ print(json.dumps(times))
 """
 
 _MEMORY = """
-import resource, sys
+import sys
 import cowstore
+from cowstore.bench.machine import peak_bytes
 with cowstore.open(sys.argv[1], driver="overlay", volatile=True) as store:
     store.import_tar(sys.argv[2], name="large")
     with open(sys.argv[1] + ".layer", "wb") as file:
         store.export_layer("large", file, compression="gzip")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_bytes())
 """
