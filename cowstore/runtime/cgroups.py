@@ -208,6 +208,12 @@ class Groups:
         """Open the files through which a process joins."""
         return [os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC) for path in self.made]
 
+    def thaw(self) -> None:
+        """Let the processes take notice of signals, whoever froze them."""
+        from cowstore.runtime.watcher import thaw
+
+        thaw(self.made)
+
     def out_of_memory(self) -> bool:
         """Tell whether the kernel ended a process of the container for want of memory."""
         return any(_count(path, name) for path in self.made for name in ("memory.events", "memory.oom_control"))
@@ -344,6 +350,8 @@ def _remove(path: str) -> bool:
 
 def _sweep(parent: str) -> None:
     """Remove the groups that launchers left behind which were killed: nobody holds their locks."""
+    from cowstore.runtime.watcher import thaw
+
     try:
         with os.scandir(parent) as entries:
             paths = [entry.path for entry in entries if entry.name.startswith(PREFIX) and entry.is_dir()]
@@ -356,6 +364,7 @@ def _sweep(parent: str) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            thaw((path,))
             _remove(path)
         except OSError:
             continue

@@ -178,7 +178,7 @@ class Handle:
         return _result(remote.outcome, self.key, streams.out, streams.err)
 
     def freeze(self) -> None:
-        """Stop every process but process 1, until :meth:`thaw`. Not with ``as_pid_1``."""
+        """Stop every process but the reaper, until :meth:`thaw`."""
         self._remote.send(signal.SIGTSTP)
 
     def thaw(self) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cowstore.runtime.network import Helper
     from cowstore.runtime.spec import Spec
     from cowstore.runtime.terminal import Terminal
+    from cowstore.runtime.watcher import Watcher
 
 _END_GRACE_S = 2.0
 """Seconds between SIGTERM and SIGKILL when the time is over."""
@@ -92,6 +93,7 @@ class Container:
     _on_running: Callable[[], None] | None
     _root: Descriptor | None
     _terminal: Terminal | None
+    _watcher: Watcher | None
 
     def __init__(self, spec: Spec, *, keep: Iterable[int] = ()) -> None:
         """Start *spec*.
@@ -139,6 +141,17 @@ class Container:
         status_inside.close()
         control_inside.close()
         self.pid, self.pidfd, self._status, self._control = pid, pidfd, status, control
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have somebody end the container where the kernel does not do it with this process."""
+        groups = [] if self._groups is None else list(self._groups.made)
+        if not self.as_pid_1 and not groups:
+            return
+        from cowstore.runtime.watcher import Watcher, can_freeze
+
+        if self.as_pid_1 or can_freeze(groups):
+            self._watcher = Watcher(self.pidfd, groups)
 
     def _begin(self, spec: Spec) -> None:
         """Set what is so before anything is started."""
@@ -155,9 +168,15 @@ class Container:
         self._on_running = None
         self._root = None
         self._terminal = None
+        self._watcher = None
 
     def send(self, number: int) -> None:
         """Send a signal as if to the program; one to a container that has ended is lost."""
+        if self.as_pid_1 and number in {signal.SIGTSTP, signal.SIGCONT}:
+            from cowstore.runtime.watcher import stop_tree
+
+            stop_tree(self.pid, signal.SIGSTOP if number == signal.SIGTSTP else signal.SIGCONT)
+            return
         try:
             pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
@@ -328,6 +347,8 @@ class Container:
     def _finish(self, reader: messages.Reader) -> Outcome:
         """End what is left, wait for process 1, and read what it still said."""
         outcome = self.outcome
+        if self._groups is not None:
+            self._groups.thaw()
         try:
             pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -341,6 +362,8 @@ class Container:
             self._terminal.close()
         if self._network is not None:
             self._network.end()
+        if self._watcher is not None:
+            self._watcher.end()
         self.close()
         if self._groups is not None:
             outcome.out_of_memory = self._groups.out_of_memory()
