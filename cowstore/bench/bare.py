@@ -50,7 +50,7 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
     place = open_(directory, os.O_PATH | os.O_DIRECTORY)
     top, point = (os.fsencode(os.path.join(directory, name)) for name in ("1", "point"))
     below = os.fsencode(lower)
-    settings = ((b"lowerdir+", below), (b"upperdir", top + b"/fs"), (b"workdir", top + b"/work"))
+    settings = ((_lower_option(), below), (b"upperdir", top + b"/fs"), (b"workdir", top + b"/work"))
 
     def cycle(fd: int = place.fileno(), _held: object = place) -> None:
         for name in (b"1", b"1/fs", b"1/work", b"point"):
@@ -73,6 +73,15 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
             _ok(_unlinkat(fd, name, _AT_REMOVEDIR))
 
     return cycle
+
+
+def _lower_option() -> bytes:
+    """Return the option for one layer below: kernels before 6.7 take them all as one."""
+    context = _ok(_fsopen(b"overlay", 1))
+    try:
+        return b"lowerdir" if _fsconfig(context, _SET_STRING, b"lowerdir+", b"/", 0) == -1 else b"lowerdir+"
+    finally:
+        _close(context)
 
 
 def directories_cycle(directory: str) -> Callable[[], None]:

@@ -65,7 +65,10 @@ def drivers(
             _workload(run, grounds, name, plan, rounds)
         if not works or len(works) == len(known):
             say("floors")
-            floors.measure(run, scratch, plan)
+            try:
+                floors.measure(run, scratch, plan)
+            except (CowstoreError, OSError) as error:
+                run.absent["floors"] = " ".join(str(error).split())
     run.method += [f"{name}: {known[name].sync}." for name in works]
     run.method.append(
         f"Every workload ran {rounds} times after one that does not count, the drivers in a new order each time, each "
