@@ -107,12 +107,23 @@ def _settle(core: Core, row: Row) -> str | None:
 
 
 def note_boot(core: Core) -> None:
-    """After a boot, never give out again an id whose row a power cut may have taken while its data stayed."""
+    """After a boot, take away data whose rows a power cut took, and never give out their ids again.
+
+    Rows that are written without a sync are those of snapshots that were never sealed. Where a sealed id is beyond all
+    that the catalog has given out, the catalog is an older copy put back: then nothing is touched.
+    """
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot = file.read().strip()
     if core.catalog.meta().get("boot") == boot:
         return
-    core.catalog.reserve_ids(max(core.driver.held(), default=0))
+    held = set(core.driver.held())
+    last = core.catalog.last_id()
+    lost = sorted((id for id in held if id > last and core.catalog.by_id(id) is None), reverse=True)
+    if all(core.driver.is_unsealed(id) for id in lost):
+        for id in lost:
+            core.driver.remove(id)
+            _faults.point("store.recover.lost")
+    core.catalog.reserve_ids(max(held, default=0))
     core.catalog.set_meta("boot", boot)
 
 

@@ -144,7 +144,7 @@ class Catalog(Database):
         :raises AlreadyExists: the key is taken. :raises NotFound: no such parent.
         :raises WrongKind: the parent is not committed. :raises Unsupported: deeper than *max_depth* ancestors.
         """
-        with self.writing() as connection:
+        with self.writing(durable=kind is Kind.COMMITTED) as connection:
             self._check_free(connection, key)
             above = self._parent(connection, parent, max_depth) if isinstance(parent, str) else parent
             depth = 0 if above is None else above.depth + 1
@@ -199,6 +199,12 @@ class Catalog(Database):
             connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'snapshots'", (id,))
             connection.execute("UPDATE snapshots SET id = ? WHERE id = ?", (id, row.id))
             return id
+
+    def last_id(self) -> int:
+        """Return the highest id that was ever given out."""
+        with self.reading() as connection:
+            found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()
+        return int(found[0]) if found else 0
 
     def reserve_ids(self, last: int) -> None:
         """Never give out an id up to *last*."""
@@ -259,8 +265,12 @@ class Catalog(Database):
     # Committing.
 
     def begin_commit(self, key: str, name: str, *, labels: str, owner: str) -> Row:
-        """Record the intent to make the active *key* the committed *name*."""
-        with self.writing() as connection:
+        """Record the intent to make the active *key* the committed *name*.
+
+        Before anything is sealed its row is on the disk: after a power cut, sealed data of which the catalog knows
+        nothing tell that it is not the store's latest.
+        """
+        with self.writing(durable=True) as connection:
             row = _one(connection, "WHERE s.key = ?", key)
             if row is None or row.state in {CREATING, REMOVING}:
                 raise NotFound(f"there is no snapshot {key!r} to commit; `cowstore ls` lists them", key=key)

@@ -158,6 +158,10 @@ class Driver(ABC):
         """Tell whether anything of *id* is there. The default looks through :meth:`held`."""
         return id in set(self.held())
 
+    def is_unsealed(self, id: int) -> bool:
+        """Tell whether *id*, of which the catalog knows nothing, was surely never sealed. The default cannot tell."""
+        return False
+
     @abstractmethod
     def status(self) -> DriverStatus:
         """Tell the room that is left, and the facts of the ground the driver stands on."""

@@ -141,6 +141,26 @@ def test_ids_are_not_given_out_again(opened: Callable[..., Store], root: Path) -
     assert opened().prepare("next").id == 42
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_data_of_lost_rows(
+    opened: Callable[..., Store], root: Path, monkeypatch: pytest.MonkeyPatch, *, sealed: bool
+) -> None:
+    """Data whose rows a power cut took go; where some of it is sealed, the catalog is an older copy, and all stays."""
+    store = opened()
+    store.prepare("job")
+    store.close()
+    for id in (41, 42):
+        (root / f"plain/{id}").mkdir()
+    monkeypatch.setattr("tests.unit.store.plain.Plain.is_unsealed", lambda _self, id: not sealed or id != 41)
+    store = opened()
+    store._core.catalog.set_meta("boot", "another boot")
+    store.close()
+    store = opened()
+    assert len(store.check()) == (2 if sealed else 0)
+    assert store.prepare("next").id == 43
+    assert {snapshot.key for snapshot in store.walk()} == {"job", "next"}
+
+
 def test_locks_do_not_pass_to_a_forked_child(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     fd = leases.share(directory, 1)
