@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from dataclasses import dataclass
 
 from cowstore._linux import blkid
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from cowstore._linux.blkid import Signature
     from cowstore._linux.fd import Descriptor
+
+
+THIN_POOL = "the metadata of a thin pool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,28 @@ def claim(path: str, *, force: bool = False) -> Device:
             feature="force",
         )
     return found
+
+
+def settle(seconds: float = 10.0) -> None:
+    """Wait until a running udev has dealt with all devices, and whoever it tells of them (LVM, RAID) has taken his.
+
+    Where none runs there is nothing to wait for; pyudev, where it is installed, tells of single devices.
+    """
+    deadline = time.monotonic() + seconds
+    if not os.path.exists("/run/udev/control"):
+        return
+    while (os.path.exists("/run/udev/queue") or _is_new()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _is_new() -> bool:
+    """Tell whether udev has not finished with some block device."""
+    try:
+        import pyudev
+    except ImportError:
+        return False
+    disks = pyudev.Context().list_devices(subsystem="block", DEVTYPE="disk")
+    return not all(device.is_initialized for device in disks)
 
 
 def describe(path: str, *, sysfs: str = "/sys") -> Device:
@@ -235,4 +261,4 @@ def _head(fd: int) -> str:
     """Recognise a thin pool's metadata, of which libblkid knows nothing."""
     from cowstore.drivers.devicemapper.metadata import is_formatted
 
-    return "the metadata of a thin pool" if is_formatted(fd) else ""
+    return THIN_POOL if is_formatted(fd) else ""

@@ -9,6 +9,7 @@ from cowstore import _faults
 from cowstore._linux.fd import open_
 from cowstore._linux.files import syncfs
 from cowstore.drivers.devicemapper import filesystem
+from cowstore.drivers.devicemapper.pool import COMPLETE
 from cowstore.errors import StoreCorrupt, StoreMismatch
 from cowstore.model import Mount
 
@@ -18,23 +19,22 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.thin import Thins
 
 BASE = 0
-COMPLETE = 1
-"""The pool's transaction id from the moment the base is whole: the pool commits it together with the base's blocks."""
 
 
 def make(pool: Pool, thins: Thins) -> None:
     """Make the base in a pool that has none, or a half-made one."""
     status = pool.status()
-    if status.transaction >= COMPLETE:
+    if pool.is_own and status.transaction >= COMPLETE:
         return
+    number = pool.number(BASE)
     thins.deactivate(BASE, defer=False)
     try:
-        pool.message(f"create_thin {BASE}")
+        pool.message(f"create_thin {number}")
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
-        pool.message(f"delete {BASE}")
-        pool.message(f"create_thin {BASE}")
+        pool.message(f"delete {number}")
+        pool.message(f"create_thin {number}")
     _faults.point("devicemapper.base.created")
     record = pool.record
     info = thins.activate(BASE, record.base_bytes, read_only=False)
@@ -48,7 +48,10 @@ def make(pool: Pool, thins: Thins) -> None:
     finally:
         thins.deactivate(BASE, defer=True)
     _faults.point("devicemapper.base.filled")
-    pool.message(f"set_transaction_id {status.transaction} {COMPLETE}")
+    if pool.is_own:
+        pool.message(f"set_transaction_id {status.transaction} {COMPLETE}")
+    else:
+        pool.commit()
 
 
 def _make_root(pool: Pool, node: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 
 from cowstore import _faults
 from cowstore._linux import dm
@@ -12,21 +11,23 @@ from cowstore._linux.fd import open_
 from cowstore._linux.files import syncfs
 from cowstore.driver import Driver
 from cowstore.drivers.devicemapper import filesystem, opening
-from cowstore.drivers.devicemapper.base import BASE, COMPLETE
-from cowstore.drivers.devicemapper.locks import METADATA_SNAPSHOT, OPENING, UserLock, locked
-from cowstore.drivers.devicemapper.metadata import Metadata
-from cowstore.drivers.devicemapper.nodes import block_node
+from cowstore.drivers.devicemapper.base import BASE
+from cowstore.drivers.devicemapper.borrowed import SPAN
+from cowstore.drivers.devicemapper.locks import OPENING, UserLock, locked
+from cowstore.drivers.devicemapper.metadata_snapshot import hold
 from cowstore.drivers.devicemapper.options import Options as PoolOptions
-from cowstore.drivers.devicemapper.pool import DATA, METADATA
 from cowstore.drivers.devicemapper.record import IdRecord, Ids
+from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.errors import Busy, CowstoreError, OutOfSpace, StoreCorrupt, Unsupported
 from cowstore.model import Capabilities, Mount, MountFlag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from cowstore.drivers.devicemapper.filesystem import SuperBlock
+    from cowstore.drivers.devicemapper.metadata import Metadata
     from cowstore.results import DriverStatus, FindingKind, Problem, Usage
 
 _LARGEST_ID = (1 << 24) - 1
@@ -48,6 +49,8 @@ class DeviceMapper(Driver):
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         self._ids = Ids(directory)
+        # Devices of the pool of which there was no record when it was last listed.
+        self._unrecorded: set[int] = set()
         with locked(directory, OPENING):
             lock = UserLock(directory)
             try:
@@ -71,8 +74,9 @@ class DeviceMapper(Driver):
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         origin = BASE if parent is None else parent
-        if not BASE < id <= _LARGEST_ID:
-            raise Unsupported(f"a pool numbers its devices from 1 to {_LARGEST_ID}; {id} is beyond that", feature="ids")
+        most = _LARGEST_ID if self._pool.is_own else SPAN - 1
+        if not BASE < id <= most:
+            raise Unsupported(f"a pool numbers its devices from 1 to {most}; {id} is beyond that", feature="ids")
         base = IdRecord(parent=BASE, size_bytes=self._pool.record.base_bytes, sealed=True)
         above = base if parent is None else self._known(parent)
         inherited = above.size_bytes
@@ -91,7 +95,7 @@ class DeviceMapper(Driver):
 
     def _snapshot(self, id: int, origin: int, *, fresh: bool) -> None:
         try:
-            self._pool.message(f"create_snap {id} {origin}")
+            self._pool.message(f"create_snap {self._pool.number(id)} {self._pool.number(origin)}")
         except OSError as error:
             if error.errno == errno.EEXIST and not fresh:
                 return  # Done before.
@@ -163,8 +167,7 @@ class DeviceMapper(Driver):
                 _faults.point("devicemapper.seal.recorded")
             if not self.volatile:
                 self._ids.sync()
-                # A message that changes nothing, but that makes the pool commit all it has.
-                self._pool.message(f"set_transaction_id {COMPLETE} {COMPLETE}")
+                self._pool.commit()
 
     def _settle(self, id: int, known: IdRecord) -> None:
         """Leave a clean file system on an id that nobody has mounted, and all of it on the disk."""
@@ -258,6 +261,7 @@ class DeviceMapper(Driver):
             else:
                 # Somebody else's mount namespace holds a copy of the mount; its last close ends the device.
                 self._ids.doom(id)
+        self._unrecorded.discard(id)
         self._reap()
 
     def _remove(self, id: int) -> bool:
@@ -278,7 +282,7 @@ class DeviceMapper(Driver):
                 return False
             _faults.point("devicemapper.remove.discarded")
         try:
-            self._pool.message(f"delete {id}")
+            self._pool.message(f"delete {self._pool.number(id)}")
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EBUSY):
                 raise
@@ -322,40 +326,24 @@ class DeviceMapper(Driver):
 
         return holders(self._thins.find(id))
 
-    @contextmanager
-    def _metadata(self) -> Iterator[Metadata]:
-        """Hold the pool's one metadata snapshot for the length of a block."""
-        with locked(self.directory, METADATA_SNAPSHOT):
-            try:
-                self._pool.message("reserve_metadata_snap")
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-                # Left by a killed process: nobody else can hold it while we have the lock.
-                self._pool.message("release_metadata_snap")
-                self._pool.message("reserve_metadata_snap")
-            try:
-                root = self._pool.status().held_root
-                assert root is not None
-                with Metadata(self._metadata_node(), root) as metadata:
-                    yield metadata
-            finally:
-                self._pool.message("release_metadata_snap")
-
-    def _metadata_node(self) -> str:
-        """Return the node of the device below the pool that holds its metadata: the first its table names."""
-        _, (target,) = dm.table_status(self._pool.control, self._pool.name, flags=dm.DmFlag.STATUS_TABLE)
-        major, _, minor = target.params.split()[0].partition(":")
-        dev = os.makedev(int(major), int(minor))
-        return block_node(self.directory, dev) if self._pool.record.on_files else self._pool.path(METADATA)
+    def _metadata(self) -> AbstractContextManager[Metadata]:
+        return hold(self._pool)
 
     def held(self) -> set[int]:
         with self._metadata() as metadata:
-            found = set(metadata.devices())
-        return (found | set(self._ids)) - {BASE} - set(self._ids.doomed())
+            first = self._pool.number(0)
+            found = {number - first for number in metadata.devices() if self._pool.is_own or 0 <= number - first < SPAN}
+        known, doomed = set(self._ids), set(self._ids.doomed())
+        self._unrecorded = found - known - doomed - {BASE}
+        return (found | known) - {BASE} - doomed
 
     def holds(self, id: int) -> bool:
-        return self._ids.get(id) is not None or self._ids.is_doomed(id)
+        return self._ids.get(id) is not None or self._ids.is_doomed(id) or id in self._unrecorded
+
+    def is_unsealed(self, id: int) -> bool:
+        # A sealed id has a record that was synced.
+        known = self._ids.get(id)
+        return known is None or not known.sealed
 
     def usage(self, id: int) -> Usage:
         from cowstore.results import Usage
@@ -363,10 +351,10 @@ class DeviceMapper(Driver):
         known = self._known(id)
         self._write_out(id)
         with self._metadata() as metadata:
-            root = metadata.device_root(id)
+            root = metadata.device_root(self._pool.number(id))
             if root is None:
                 raise self._deleted(id)
-            mine, _ = metadata.own(root, metadata.device_root(known.parent))
+            mine, _ = metadata.own(root, metadata.device_root(self._pool.number(known.parent)))
         return Usage(size_bytes=len(mine) * self._pool.record.block_bytes, inodes=-1)
 
     def _write_out(self, id: int) -> None:

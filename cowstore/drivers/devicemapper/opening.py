@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from cowstore import _faults
 from cowstore.drivers.devicemapper import base, record
+from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow
 from cowstore.drivers.devicemapper.locks import OPENING, locked
 from cowstore.drivers.devicemapper.nodes import NODES, open_control
-from cowstore.drivers.devicemapper.pool import DATA, METADATA, Pool
+from cowstore.drivers.devicemapper.pool import Pool
+from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.drivers.devicemapper.thin import Thins
 from cowstore.errors import DriverUnavailable, StoreCorrupt
 
@@ -36,7 +38,7 @@ def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Poo
             if read_only:
                 raise StoreCorrupt(f"{directory} holds no pool, and none is made in read-only mode", path=directory)
             known = _make(directory, options, control, known)
-        pool = Pool(directory, known, options, control)
+        pool = _pool(directory, known, options, control)
         thins = Thins(pool)
         # The base is only ever active under the lock that this holds: it was left by a killed process.
         thins.deactivate(base.BASE, defer=False)
@@ -72,15 +74,19 @@ def _make(
 
     require(options, control, directory)
     if unfinished is not None:
-        _unmake(Pool(directory, unfinished, options, control))
+        _unmake(_pool(directory, unfinished, options, control))
     fresh = record.new(options)
-    if fresh.on_files:
+    if options.thin_pool is not None:
+        fresh = borrow(fresh, options, control, directory)
+    elif fresh.on_files:
         make_files(directory, options)
     else:
+        if unfinished is not None:
+            _clear_devices(unfinished)
         _take_devices(fresh, options)
     record.write(directory, fresh)
     _faults.point("devicemapper.make.recorded")
-    pool = Pool(directory, fresh, options, control)
+    pool = _pool(directory, fresh, options, control)
     try:
         record.Ids(directory).make()
         pool.activate(create=True)
@@ -95,6 +101,11 @@ def _make(
     return complete
 
 
+def _pool(directory: str, known: record.PoolRecord, options: Options, control: Descriptor) -> Pool:
+    kind = BorrowedPool if known.thin_pool else Pool
+    return kind(directory, known, options, control)
+
+
 def make_files(directory: str, options: Options) -> None:
     """Make the pool's two sparse files."""
     for name, size in ((DATA, options.data_bytes), (METADATA, options.metadata_bytes)):
@@ -107,25 +118,42 @@ def make_files(directory: str, options: Options) -> None:
             os.close(fd)
 
 
+def _clear_devices(unfinished: record.PoolRecord) -> None:
+    """Clear from given devices what a making of this store left that was cut off, and nothing else."""
+    from cowstore.drivers._guard import THIN_POOL, describe
+
+    for path in (unfinished.data_device, unfinished.metadata_device):
+        found = describe(path) if path else None
+        if found is None or found.uses:
+            continue
+        if found.holds == THIN_POOL or unfinished.uuid in found.holds:
+            _wipe(path)
+
+
 def _take_devices(fresh: record.PoolRecord, options: Options) -> None:
     """Make sure that nobody uses the given devices, and clear what tells that they held something else.
 
     The kernel formats a pool whose metadata begins with zeros.
     """
-    from cowstore.drivers._guard import claim
+    from cowstore.drivers._guard import claim, settle
 
+    settle()
     for path in (fresh.data_device, fresh.metadata_device):
         claim(path, force=options.force)
     for path in (fresh.data_device, fresh.metadata_device):
-        fd = os.open(path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
-        try:
-            # Signatures lie at both ends.
-            end = os.lseek(fd, 0, os.SEEK_END)
-            os.pwrite(fd, bytes(min(_HEAD, end)), 0)
-            os.pwrite(fd, bytes(min(_HEAD, end)), max(0, end - _HEAD))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _wipe(path)
+
+
+def _wipe(path: str) -> None:
+    """Write zeros to both ends of a device, where signatures lie."""
+    fd = os.open(path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        end = os.lseek(fd, 0, os.SEEK_END)
+        os.pwrite(fd, bytes(min(_HEAD, end)), 0)
+        os.pwrite(fd, bytes(min(_HEAD, end)), max(0, end - _HEAD))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _unmake(pool: Pool) -> None:
@@ -138,6 +166,7 @@ def _unmake(pool: Pool) -> None:
 
 def remove_files(pool: Pool) -> None:
     """Remove what the driver made in its directory, the record last but for the locks."""
+    pool.give_back()
     directory = pool.directory
     for name in (record.IDS, record.DOOMED, NODES):
         with suppress(FileNotFoundError):

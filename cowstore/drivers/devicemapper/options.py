@@ -39,6 +39,8 @@ class Options:
     :ivar metadata_limit_bytes: size up to which the metadata file grows by itself; the kernel uses no more than 16 GiB.
     :ivar data_device: block device to use in place of a file (fixed); with ``metadata_device``.
     :ivar metadata_device: block device for the pool's metadata (fixed).
+    :ivar thin_pool: name of an active thin pool of somebody else's, to be used beside its other devices (fixed).
+    :ivar lvm: use it although LVM owns it; its transaction id is left alone.
     :ivar force: use the given devices although they carry the signature of something else.
     :ivar block_bytes: size of the pool's blocks, what a first write to a place takes (fixed). A multiple of 64 KiB.
     :ivar base_bytes: size of the file system of a snapshot that asks for none (fixed).
@@ -57,6 +59,8 @@ class Options:
     metadata_limit_bytes: int = 2 * GIB
     data_device: str | None = None
     metadata_device: str | None = None
+    thin_pool: str | None = None
+    lvm: bool = False
     force: bool = False
     block_bytes: int = 64 << 10
     base_bytes: int = 10 * GIB
@@ -71,6 +75,8 @@ class Options:
     def __post_init__(self) -> None:
         if (self.data_device is None) != (self.metadata_device is None):
             raise ValueError("data_device and metadata_device go together")
+        if self.thin_pool is not None and self.data_device is not None:
+            raise ValueError("thin_pool names a pool that has its devices; leave out data_device and metadata_device")
         if not 64 << 10 <= self.block_bytes <= GIB or self.block_bytes % (64 << 10):
             raise ValueError(f"block_bytes must be a multiple of 64 KiB up to 1 GiB, not {self.block_bytes}")
         if not 0 <= self.min_free_percent <= 90:

@@ -10,7 +10,6 @@ import errno
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from cowstore import _faults
 from cowstore._linux import dm, loop
@@ -19,6 +18,7 @@ from cowstore.drivers.devicemapper import metadata, nodes
 from cowstore.drivers.devicemapper.filesystem import forget_cached
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
+from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK, read_status
 from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
@@ -26,38 +26,21 @@ if TYPE_CHECKING:
     from cowstore._linux.fd import Descriptor
     from cowstore.drivers.devicemapper.options import Options
     from cowstore.drivers.devicemapper.record import PoolRecord
+    from cowstore.drivers.devicemapper.status import PoolStatus
 
-DATA, METADATA = "data", "metadata"
-_METADATA_BLOCK = 4096
+COMPLETE = 1
+"""The pool's transaction id from the moment the base is whole: the pool commits it together with the base's blocks."""
 _BYTES_PER_MAPPING = 48
 """Metadata that a mapped block takes at most, for its own entry and its part of half-filled nodes."""
 _HOST_MARGIN = 4 << 20
 _BUSY_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """Fill levels in bytes, and the pool's mode: ``rw``, ``ro``, ``out_of_data_space`` or ``Fail``."""
-
-    transaction: int
-    metadata_used: int
-    metadata_total: int
-    data_used: int
-    data_total: int
-    held_root: int | None
-    mode: str
-    needs_check: bool
-    discards_pass_down: bool
-    fails_when_full: bool
-
-    def free(self, what: str) -> int:
-        if what == DATA:
-            return self.data_total - self.data_used
-        return self.metadata_total - self.metadata_used
-
-
 class Pool:
     """One pool. All methods may be called from any thread and process."""
+
+    is_own = True
+    """Whether the store made it, and nobody else has devices in it."""
 
     def __init__(self, directory: str, record: PoolRecord, options: Options, control: Descriptor) -> None:
         self.directory = directory
@@ -66,9 +49,17 @@ class Pool:
         self.control = control
         self.name = f"cowstore-{record.uuid}-pool"
         self.uuid = f"COWSTORE-{record.uuid}-pool"
+        self.prefix = f"cowstore-{record.uuid}-"
+        """Of the names of all its devices, as *uuid_prefix* of their UUIDs."""
+        self.uuid_prefix = f"COWSTORE-{record.uuid}-"
         self.dev = 0
         # The pool's fill when there was last seen to be room below it: a snapshot by itself takes none.
         self._host_checked = -1
+        self._events_seen = -1
+
+    def number(self, id: int) -> int:
+        """Return the number that an id's device has in the pool."""
+        return self.record.first_id + id
 
     def path(self, what: str) -> str:
         """Return the file or device that holds the pool's data or metadata."""
@@ -221,10 +212,9 @@ class Pool:
 
     def _has_devices(self) -> bool:
         """Take down the devices that a killed process left; tell whether there are others, which somebody has open."""
-        prefix = self.name.removesuffix("pool")
         used = False
         for name, _ in dm.list_devices(self.control):
-            if not name.startswith(prefix) or name == self.name:
+            if not name.startswith(self.prefix) or name == self.name:
                 continue
             try:
                 dm.dev_remove(self.control, name)
@@ -234,7 +224,14 @@ class Pool:
                 used = used or error.errno == errno.EBUSY
         return used
 
+    def give_back(self) -> None:
+        """Take out of a borrowed pool what is left of the store; a pool of its own goes as a whole."""
+
     # Asking.
+
+    def commit(self) -> None:
+        """Let the pool commit all it has, by a message that changes nothing."""
+        self.message(f"set_transaction_id {COMPLETE} {COMPLETE}")
 
     def message(self, text: str) -> None:
         """Send the pool a message; each that succeeds commits the pool's metadata.
@@ -262,7 +259,7 @@ class Pool:
         :raises StoreCorrupt: the pool has failed.
         """
         try:
-            _, (target,) = dm.table_status(self.control, self.name)
+            info, (target,) = dm.table_status(self.control, self.name)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -275,12 +272,20 @@ class Pool:
                 f"{self.path(METADATA)}",
                 path=self.path(METADATA),
             )
-        meta_used, meta_total = (int(word) * _METADATA_BLOCK for word in words[1].split("/"))
-        data_used, data_total = (int(word) * self.record.block_bytes for word in words[2].split("/"))
-        return PoolStatus(
-            int(words[0]), meta_used, meta_total, data_used, data_total, None if words[3] == "-" else int(words[3]),
-            words[4], "needs_check" in words, "discard_passdown" in words, "error_if_no_space" in words,
+        return read_status(words, self.record.block_bytes, info.event_nr)
+
+    def new_events(self, status: PoolStatus) -> int:
+        """Count the kernel's events since this was last asked, and log what has become of the pool if there are any."""
+        seen, self._events_seen = self._events_seen, status.events
+        if seen < 0 or status.events <= seen:
+            return 0
+        from cowstore._log import logger
+
+        logger(__name__).warning(
+            "the pool %s has called: %d of %d bytes of data and %d of %d of metadata are used, mode %s",
+            self.name, status.data_used, status.data_total, status.metadata_used, status.metadata_total, status.mode,
         )  # fmt: skip
+        return status.events - seen
 
     def full(self, what: str, status: PoolStatus) -> OutOfSpace:
         """Make the error that says what is full, and what to do."""
@@ -303,7 +308,7 @@ class Pool:
 
     def _limit(self, what: str) -> int:
         limit = self.options.data_limit_bytes if what == DATA else self.options.metadata_limit_bytes
-        unit = self.record.block_bytes if what == DATA else _METADATA_BLOCK
+        unit = self.record.block_bytes if what == DATA else METADATA_BLOCK
         return limit - limit % unit
 
     def ensure_room(self, wanted_bytes: int = 0) -> PoolStatus:
@@ -347,7 +352,7 @@ class Pool:
                 return status
             total = status.data_total if what == DATA else status.metadata_total
             used = total - status.free(what)
-            unit = self.record.block_bytes if what == DATA else _METADATA_BLOCK
+            unit = self.record.block_bytes if what == DATA else METADATA_BLOCK
             # Half as much again at least, so that growing stays rare; the threshold beyond what is wanted.
             size = max(total + total // 2, (used + wanted) * 100 // (100 - self.options.min_free_percent) + unit)
             size = min(size - size % unit, self._limit(what))

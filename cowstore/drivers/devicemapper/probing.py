@@ -38,7 +38,7 @@ def require(options: Options, control: Descriptor, directory: str) -> None:
     program = filesystem.program(options)
     if _programs.find(program) is None:
         missing.append(_programs.missing(program))
-    if options.data_device is None:
+    if options.data_device is None and options.thin_pool is None:
         try:
             loop.open_control(nodes.find(directory)(loop.CONTROL, _LOOP_CONTROL)).close()
         except OSError as error:
@@ -62,7 +62,7 @@ def probe(directory: str, options: Options) -> None:
     try:
         with opening.reach_control(scratch) as control:
             require(options, control, scratch)
-        if options.data_device is None:
+        if options.data_device is None and options.thin_pool is None:
             with tempfile.TemporaryFile(dir=scratch) as file:
                 file.truncate(1 << 20)
                 loop.attach(file, node=nodes.find(scratch)).close()

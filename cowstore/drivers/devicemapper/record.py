@@ -28,6 +28,7 @@ class PoolRecord:
     """One pool.
 
     :ivar uuid: names the pool, its devices, and the base's file system.
+    :ivar thin_pool: name of another's pool in which the devices are. :ivar first_id: number of the base in it.
     :ivar complete: the base is there. A pool whose making was cut off is made anew.
     """
 
@@ -38,10 +39,12 @@ class PoolRecord:
     data_device: str
     metadata_device: str
     complete: bool
+    thin_pool: str = ""
+    first_id: int = 0
 
     @property
     def on_files(self) -> bool:
-        return not self.data_device
+        return not self.data_device and not self.thin_pool
 
 
 def new(options: Options) -> PoolRecord:
@@ -98,6 +101,8 @@ def read(directory: str) -> PoolRecord | None:
             data_device=told["data_device"],
             metadata_device=told["metadata_device"],
             complete=told["complete"] == "yes",
+            thin_pool=told.get("thin_pool", ""),
+            first_id=int(told.get("first_id", "0")),
         )
     except (KeyError, ValueError) as error:
         raise StoreCorrupt(f"{path} is no record of a pool: {error}; restore it from a backup", path=path) from error

@@ -7,8 +7,8 @@ import os
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import filesystem
 from cowstore.drivers.devicemapper.locks import locked
-from cowstore.drivers.devicemapper.pool import DATA, METADATA
 from cowstore.drivers.devicemapper.record import IdRecord
+from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.errors import CowstoreError, StoreCorrupt
 from cowstore.results import DriverStatus, FindingKind, Problem
 
@@ -42,6 +42,7 @@ def status(pool: Pool) -> DriverStatus:
         "when full": "error" if now.fails_when_full else "queue",
         "discards reach the data": "yes" if now.discards_pass_down else "no",
         "transaction id": str(now.transaction),
+        "events": f"{now.events}, of which {pool.new_events(now)} are new",
     }
     if pool.record.on_files:
         details["data file on disk"] = str(os.stat(pool.path(DATA)).st_blocks * 512)

@@ -35,11 +35,9 @@ class Thins:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.control = pool.control
-        self._prefix = pool.name.removesuffix("pool")
-        self._uuid_prefix = pool.uuid.removesuffix("pool")
 
     def name(self, id: int) -> str:
-        return f"{self._prefix}{id}"
+        return f"{self._pool.prefix}{id}"
 
     def find(self, id: int) -> dm.Info | None:
         """Look whether an id's device is active."""
@@ -79,7 +77,7 @@ class Thins:
     def _make(self, id: int, size_bytes: int, *, read_only: bool, there: bool) -> dm.Info:
         name = self.name(id)
         if not there:
-            dm.dev_create(self.control, name, f"{self._uuid_prefix}{id}")
+            dm.dev_create(self.control, name, f"{self._pool.uuid_prefix}{id}")
         _faults.point("devicemapper.activate.created")
         try:
             self._load(id, size_bytes, read_only=read_only)
@@ -96,7 +94,8 @@ class Thins:
 
     def _load(self, id: int, size_bytes: int, *, read_only: bool) -> None:
         pool = self._pool.dev
-        target = dm.Target(0, size_bytes // dm.SECTOR, "thin", f"{os.major(pool)}:{os.minor(pool)} {id}")
+        params = f"{os.major(pool)}:{os.minor(pool)} {self._pool.number(id)}"
+        target = dm.Target(0, size_bytes // dm.SECTOR, "thin", params)
         dm.table_load(self.control, self.name(id), [target], read_only=read_only)
 
     def _call_back(self, id: int) -> bool:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,13 +207,17 @@ def refuses(verb: Callable[[], object]) -> OutOfSpace:
 def test_full_pool(tmp_path: Path) -> None:
     """DM-07: the writer fails within five seconds, a verb says what is full, the rest works, removal frees."""
     with cowstore.open(tmp_path / "store", driver="devicemapper", options=TINY) as store:
-        store.prepare("other")
-        with store.mounted("other") as root:
+        store.prepare("first")
+        with store.mounted("first") as root:
             digest = write_random(root / "file", 4)
+        store.commit("base", "first")
+        store.view("seen", "base")
+        store.prepare("other", parent="base")
         store.prepare("big")
         with pytest.raises(OutOfSpace) as told:
             write_too_much(store)
         assert told.value.what == "data"
+        assert "data space: 67108864 of 67108864 bytes" in str(told.value)
         verbs: tuple[Callable[[], object], ...] = (
             lambda: store.prepare("more"),
             lambda: store.import_directory("/etc", name="etc"),
@@ -221,9 +226,10 @@ def test_full_pool(tmp_path: Path) -> None:
             error = refuses(verb)
             assert "cowstore-" in str(error)
             assert (error.what, error.total) == ("data", 64 * MIB)
-        assert {snapshot.key for snapshot in store.walk()} == {"big", "other"}
-        with store.mounted("other") as root:
-            assert hashlib.sha256((root / "file").read_bytes()).hexdigest() == digest
+        assert {snapshot.key for snapshot in store.walk()} == {"big", "other", "base", "seen"}
+        for key in ("other", "base", "seen"):
+            with store.mounted(key) as root:
+                assert hashlib.sha256((root / "file").read_bytes()).hexdigest() == digest
         with pytest.raises(CowstoreError):
             store.commit("layer", "big")
         store.remove("big")
@@ -231,8 +237,10 @@ def test_full_pool(tmp_path: Path) -> None:
         store.prepare("again")
         with store.mounted("again") as root:
             write_random(root / "file", 20)
-        store.remove("again")
-        store.remove("other")
+        store.commit("layer", "again")
+        for key in ("layer", "other", "seen", "base"):
+            store.remove(key)
+        assert store.check() == ()
         store.destroy()
 
 
@@ -269,6 +277,28 @@ def test_growing_ahead(tmp_path: Path) -> None:
         store.remove("top")
         store.remove("layer")
         store.destroy()
+
+
+def test_status_tells_of_the_kernels_events(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+    """The pool calls when its low-water mark is reached; the next status says so, once, and logs the fill levels."""
+    driver = make(data_bytes=64 * MIB, data_limit_bytes=64 * MIB).driver
+    driver.create(1, None, None)
+    assert driver.status().details["events"].endswith("of which 0 are new")
+    with driver_node(driver) as node, open(node, "r+b", buffering=0) as device:
+        for place in range(60):
+            os.pwrite(device.fileno(), b"x" * MIB, place * MIB)
+        os.fsync(device.fileno())
+    details = driver.status().details
+    assert details["events"] == "1, of which 1 are new"
+    assert "has called" in caplog.text
+    assert driver.status().details["events"] == "1, of which 0 are new"
+
+
+@contextmanager
+def driver_node(driver: DeviceMapper) -> Iterator[str]:
+    (mount,) = driver.mounts(1, False)
+    yield os.fsdecode(mount.source)
+    driver.release(1)
 
 
 def test_metadata_is_watched_too(make: Callable[..., Bench]) -> None:

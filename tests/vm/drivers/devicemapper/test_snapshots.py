@@ -15,6 +15,7 @@ import pytest
 
 from cowstore import mounting
 from cowstore._linux import dm
+from cowstore.drivers.devicemapper import metadata_snapshot
 from cowstore.drivers.devicemapper.options import MIB
 from cowstore.errors import Busy, StoreCorrupt, Unsupported
 from tests.vm.drivers.devicemapper.conftest import write_random
@@ -238,11 +239,11 @@ def test_metadata_is_read_as_thin_dump_reads_it(bench: Bench) -> None:
     with driver._metadata() as metadata:
         ours = {id: dict(metadata.mapped(root)) for id, root in metadata.devices().items()}
         said = subprocess.run(
-            ["thin_dump", "-m", "--format", "human_readable", driver._metadata_node()],
+            ["thin_dump", "-m", "--format", "human_readable", metadata_snapshot.node(driver._pool)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         listed = subprocess.run(
-            ["thin_ls", "-m", "--no-headers", "--format", "DEV,MAPPED_BLOCKS", driver._metadata_node()],
+            ["thin_ls", "-m", "--no-headers", "--format", "DEV,MAPPED_BLOCKS", metadata_snapshot.node(driver._pool)],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
     assert said.returncode == 0, said.stderr

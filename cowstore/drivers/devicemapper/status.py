@@ -1,0 +1,48 @@
+"""What the kernel tells of a thin pool: how full it is, and in which mode.
+
+Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DATA, METADATA = "data", "metadata"
+METADATA_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Fill levels in bytes, and the pool's mode: ``rw``, ``ro``, ``out_of_data_space`` or ``Fail``.
+
+    :ivar events: how often the kernel has called since the pool was activated: the low-water mark was reached, or the
+        mode has changed.
+    """
+
+    transaction: int
+    metadata_used: int
+    metadata_total: int
+    data_used: int
+    data_total: int
+    held_root: int | None
+    mode: str
+    needs_check: bool
+    discards_pass_down: bool
+    fails_when_full: bool
+    events: int
+
+    def free(self, what: str) -> int:
+        if what == DATA:
+            return self.data_total - self.data_used
+        return self.metadata_total - self.metadata_used
+
+
+def read_status(words: list[str], block_bytes: int, events: int) -> PoolStatus:
+    """Read the words of a pool's status line; not those of one that has failed, which has fewer."""
+    metadata_used, metadata_total = (int(word) * METADATA_BLOCK for word in words[1].split("/"))
+    data_used, data_total = (int(word) * block_bytes for word in words[2].split("/"))
+    return PoolStatus(
+        int(words[0]), metadata_used, metadata_total, data_used, data_total,
+        None if words[3] == "-" else int(words[3]), words[4], "needs_check" in words, "discard_passdown" in words,
+        "error_if_no_space" in words, events,
+    )  # fmt: skip
