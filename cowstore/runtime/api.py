@@ -46,6 +46,7 @@ def run(
     binds: Iterable[Bind | str] = (),
     tmpfs: Iterable[str] = (),
     as_pid_1: bool = False,
+    tty: bool = False,
     cap_add: Iterable[str] = (),
     cap_drop: Iterable[str] = (),
     seccomp: str = "default",
@@ -73,6 +74,8 @@ def run(
         or ``"SOURCE:TARGET[:ro]"``.
     :param tmpfs: places of empty file systems in memory: ``"PATH[:SIZE]"``.
     :param as_pid_1: the program is process 1 itself; by default a reaper of ours is.
+    :param tty: it has a terminal of its own, connected with this process's standard streams, or with *stdin* and what
+        is captured; ``Handle.kill(signal.SIGWINCH)`` gives it the present size of this one.
     :param cap_add: capabilities a program of root keeps beside the default ones. :param cap_drop: those it does not.
     :param seccomp: filter of system calls: ``"default"``, ``"none"``, or the path of a profile.
     :param limits: bounds for all its processes together (:class:`~cowstore.runtime.limits.Limits`).
@@ -97,6 +100,7 @@ def run(
         binds=binds,
         tmpfs=tmpfs,
         as_pid_1=as_pid_1,
+        tty=tty,
         cap_add=cap_add,
         cap_drop=cap_drop,
         seccomp=seccomp,
@@ -124,6 +128,7 @@ def spawn(
     binds: Iterable[Bind | str] = (),
     tmpfs: Iterable[str] = (),
     as_pid_1: bool = False,
+    tty: bool = False,
     cap_add: Iterable[str] = (),
     cap_drop: Iterable[str] = (),
     seccomp: str = "default",
@@ -158,12 +163,13 @@ def spawn(
             ),
             tmpfs=compose.tmpfs(tmpfs),
             as_pid_1=as_pid_1,
+            tty=tty,
             limits=limits.check() if limits is not None and limits.any else None,
             capabilities=caps,
             seccomp=compose.seccomp(seccomp, caps),
             holds_root=lease.has_to_unmount,
         )
-        streams = stack.enter_context(Streams(stdin, capture=capture))
+        streams = stack.enter_context(Streams(stdin, capture=capture, tty=tty))
         remote = Remote(
             spec,
             streams.inside,

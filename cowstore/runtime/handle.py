@@ -161,6 +161,7 @@ class Handle:
             mounts=(),
             binds=(),
             as_pid_1=False,
+            tty=False,
             argv=compose.command(argv),
             env=compose.environment(env, self._spec.env),
             cwd=compose.directory(cwd or self._spec.cwd),

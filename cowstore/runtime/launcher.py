@@ -265,7 +265,10 @@ class Container:
         """Send the signals that the owner asks for; False when the owner is gone."""
         asked = os.read(owner, 256)
         for number in asked:
-            self.send(number)
+            if number == signal.SIGWINCH and self._terminal is not None:
+                self._terminal.resize()
+            else:
+                self.send(number)
         return bool(asked)
 
     def _pass_on(self, received: list[tuple[int, int]]) -> None:

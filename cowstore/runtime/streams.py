@@ -27,7 +27,7 @@ class Streams:
     :ivar out: what was collected of its output, or None. :ivar err: the same of its errors.
     """
 
-    def __init__(self, stdin: bytes | int | IO[bytes] | None, *, capture: bool) -> None:
+    def __init__(self, stdin: bytes | int | IO[bytes] | None, *, capture: bool, tty: bool = False) -> None:
         self._stack = ExitStack()
         self.out: bytes | None = b"" if capture else None
         self.err: bytes | None = b"" if capture else None
@@ -44,6 +44,8 @@ class Streams:
                 self.inside = (first, self._output(), self._output())
             else:
                 self.inside = (first, self._present(1), self._present(2))
+            if tty and os.isatty(first):
+                self._keep_terminal(first)
         except BaseException:
             self._stack.close()
             raise
@@ -55,6 +57,18 @@ class Streams:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def _keep_terminal(self, fd: int) -> None:
+        """Give the terminal back as it is now, should the launcher, who changes it, be killed."""
+        import termios
+
+        kept = termios.tcgetattr(fd)
+
+        def restore() -> None:
+            if termios.tcgetattr(fd) != kept:
+                termios.tcsetattr(fd, termios.TCSADRAIN, kept)
+
+        self._stack.callback(restore)
 
     def _owned(self, fd: int) -> Descriptor:
         return self._stack.enter_context(Descriptor(fd))

@@ -25,9 +25,11 @@ class Session:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        command = [sys.executable, "-P", "-m", "cowstore.cli.run", "--store", str(store), "--tty", *words]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
+        self.process = subprocess.Popen(self.command(store, words), stdin=slave, stdout=slave, stderr=slave)
         self.seen = b""
+
+    def command(self, store: Path, words: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-P", "-m", "cowstore.cli.run", "--store", str(store), "--tty", *words]
 
     def until(self, text: bytes, timeout_s: float = 30) -> None:
         deadline = time.monotonic() + timeout_s
@@ -126,3 +128,65 @@ def test_without_a_terminal_outside(tmp_path: Path) -> None:
     done = subprocess.run([*command, "sh", "-c", "tty; cat"], input=b"in\n", capture_output=True, check=False)
     assert done.returncode == 0
     assert sorted(done.stdout.split()) == [b"/dev/pts/0", b"in", b"in"]
+
+
+PROGRAM = """
+import signal, sys, cowstore
+with cowstore.open(sys.argv[1], driver="overlay") as store:
+    store.adopt("host", "/")
+    with cowstore.spawn(store, parent="host", argv=["sh", "-c", sys.argv[2]], tty=True) as running:
+        signal.signal(signal.SIGWINCH, lambda number, frame: running.kill(number))
+        sys.exit(running.wait().status)
+"""
+
+
+class FromProgram(Session):
+    """A program at a terminal, that runs another."""
+
+    def command(self, store: Path, words: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-P", "-c", PROGRAM, str(store), *words]
+
+
+def test_from_a_program(tmp_path: Path) -> None:
+    session = FromProgram(tmp_path / "store", "tty; stty size; cat; " + WINCHING)
+    session.until(b"/dev/pts/0\r\n33 77\r\n")
+    session.type(b"line\r\x04")
+    session.until(b"up\r\n")
+    fcntl.ioctl(session.slave, termios.TIOCSWINSZ, struct.pack("4H", 10, 20, 0, 0))
+    session.process.send_signal(signal.SIGWINCH)
+    assert session.end() == 0
+    assert session.seen == b"line\r\nline\r\nup\r\n10 20\r\n"
+
+
+def test_from_a_program_whose_launcher_is_killed(tmp_path: Path) -> None:
+    """The terminal is given back all the same."""
+    session = FromProgram(tmp_path / "store", "echo up; sleep 1000")
+    session.until(b"up\r\n")
+    done = subprocess.run(["pgrep", "-P", str(session.process.pid)], capture_output=True, text=True, check=True)
+    [fork_server] = done.stdout.split()
+    done = subprocess.run(["pgrep", "-P", fork_server], capture_output=True, text=True, check=True)
+    for launcher in done.stdout.split():
+        os.kill(int(launcher), signal.SIGKILL)
+    assert session.end() == 1
+    assert b"was killed" in session.seen
+
+
+def test_ctrl_z_stops_all_and_fg_goes_on(tmp_path: Path) -> None:
+    """Without --tty the keys are the caller's: what Ctrl-Z sends stops what runs inside and the launcher itself."""
+    command = [sys.executable, "-P", "-m", "cowstore.cli.run", "--store", str(tmp_path / "store"), "--"]
+    running = subprocess.Popen([*command, "sh", "-c", "echo up; while :; do sleep 0.02; done"], stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"up\n"
+    running.send_signal(signal.SIGTSTP)
+    pid, status = os.waitpid(running.pid, os.WUNTRACED)
+    assert pid == running.pid
+    assert os.WIFSTOPPED(status)
+    time.sleep(0.1)
+    script = "for p in $(pgrep -P $(pgrep -P $(pgrep -P $0))) $(pgrep -P $(pgrep -P $0)); do cat /proc/$p/stat; done"
+    states = subprocess.run(["sh", "-c", script, str(running.pid)], capture_output=True, text=True, check=False).stdout
+    assert {line.rpartition(")")[2].split()[0] for line in states.splitlines()} == {"T"}
+    running.send_signal(signal.SIGCONT)
+    time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=10) == 143
+    running.stdout.close()

@@ -224,3 +224,11 @@ def _has_ancestor(pid: int, ancestor: int) -> bool:
         except OSError:
             return False
     return False
+
+
+def test_a_terminal_that_is_captured(store: cowstore.Store) -> None:
+    done = cowstore.run(store, parent="host", argv=["sh", "-c", "tty; cat"], tty=True, capture=True, stdin=b"in\n")
+    assert done.status == 0
+    assert done.out is not None
+    assert sorted(done.out.split()) == [b"/dev/pts/0", b"in", b"in"]
+    assert done.err == b""
