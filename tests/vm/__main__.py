@@ -80,6 +80,9 @@ def main(arguments: list[str]) -> int:
     except (BootFailure, packages.Missing, LookupError, OSError) as error:
         print(f"kernel tier: {options.kind}: {error}", file=sys.stderr)
         return LAUNCHER_FAILED
+    except KeyboardInterrupt:
+        print(f"kernel tier: {options.kind}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         if options.time:
             took, used = time.monotonic() - begun, processor_seconds()
