@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 from cowstore.drivers import BUILT_IN
 from cowstore.errors import CowstoreError, DriverUnavailable
@@ -53,3 +55,19 @@ def verdict(driver: str, directory: str) -> str | None:
     except (ModuleNotFoundError, CowstoreError) as error:
         return f"the {driver} driver does not work here: {error!r}"
     return None
+
+
+def main(names: list[str]) -> int:
+    """Say why some of these drivers do not work here, if so; the status is then 3."""
+    missing = 0
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="probe-") as directory:
+            reason = verdict(name, directory)
+        if reason is not None:
+            missing += 1
+            print(f"{name} on {os.uname().sysname} {os.uname().release}: {reason}", flush=True)
+    return 3 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
