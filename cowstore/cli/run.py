@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cowstore.runtime.binds import Bind
     from cowstore.runtime.launcher import Outcome
     from cowstore.runtime.limits import Limits
+    from cowstore.runtime.newborn import Newborn
     from cowstore.runtime.spec import Spec
     from cowstore.store import Store
 
@@ -102,13 +103,15 @@ def _open_standard_streams() -> None:
 def _run(options: Options) -> int:
     from contextlib import ExitStack
 
-    from cowstore._opening import open as open_store
-
     if os.geteuid() != 0:
         from cowstore.cli.unshare import enter
 
         enter(options.store)
     with ExitStack() as stack:
+        newborn = _newborn(options, stack)
+        # Only now: while this loads, process 1 is at work.
+        from cowstore._opening import open as open_store
+
         store = stack.enter_context(open_store(options.store, driver=options.driver, options=options.option or None))
         if _ends_with_the_run:
             store._core.catalog.leave_log()  # noqa: SLF001  # only for who ends right after: no verb
@@ -120,7 +123,7 @@ def _run(options: Options) -> int:
 
                 _print("".join(f"{line}\n" for line in describe(spec)))
                 return 0
-            outcome = _launch(spec, lease, options)
+            outcome = _launch(spec, lease, options, newborn)
         for text in outcome.warnings:
             _complain(text)
         if outcome.out_of_memory:
@@ -129,6 +132,18 @@ def _run(options: Options) -> int:
             return _complain(outcome.failure, outcome.exit_status)
         _afterwards(store, key, options)
         return TIMED_OUT if outcome.timed_out else outcome.exit_status
+
+
+def _newborn(options: Options, stack: ExitStack) -> Newborn | None:
+    """Let process 1 be born, so that it is ready when the snapshot is; it ends with *stack* at the latest."""
+    if options.print_plan or options.runtime or _limits(options) is not None:
+        return None
+    from cowstore.runtime.newborn import Newborn
+    from cowstore.runtime.plan import born_in
+
+    newborn = Newborn(born_in(network=options.network), networked=options.network == "user")
+    stack.callback(newborn.end)
+    return newborn
 
 
 def _snapshot(store: Store, options: Options, stack: ExitStack) -> str:
@@ -271,13 +286,13 @@ def _binds(options: Options) -> tuple[Bind, ...]:
     return (*_base.other_mounts(), *resolver(options.network))
 
 
-def _launch(spec: Spec, lease: Lease, options: Options) -> Outcome:
+def _launch(spec: Spec, lease: Lease, options: Options, newborn: Newborn | None) -> Outcome:
     from cowstore.runtime.launcher import Container
 
     # A forked child gives up all leases at once; a copy of this one stays with process 1, as long as it is mounted.
     held = os.dup(lease.fd)
     try:
-        container = Container(spec, keep=(held,))
+        container = Container(spec, keep=(held,), newborn=newborn)
     finally:
         os.close(held)
     before_unmount = lease.before_unmount if spec.holds_root else None

@@ -14,7 +14,7 @@ from cowstore.model import Kind
 from cowstore.runtime import compose
 from cowstore.runtime.handle import Handle
 from cowstore.runtime.image import config_of
-from cowstore.runtime.remote import Remote
+from cowstore.runtime.remote import Remote, server
 from cowstore.runtime.spec import Spec
 from cowstore.runtime.streams import Streams
 
@@ -141,6 +141,7 @@ def spawn(
 
     :returns: the running container, a context manager at whose end it ends. It ends with this process in any case.
     """
+    server.start()
     caps = compose.capabilities(cap_add, cap_drop)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))

@@ -1,6 +1,6 @@
-"""The warm launcher: a fork server that starts containers for one process; run by its path, with ``-I -S``.
+"""The warm launcher: a fork server that starts containers for one process, in an interpreter with ``-I -S``.
 
-    child.py SOCKET
+It is imported, not run as a script: that would be compiled each time.
 
 Every message on the socket carries the descriptors of one container: a pipe with the request, a pipe for the answer,
 the program's standard streams, and what process 1 shall hold. A spare launcher, forked beforehand, takes it; the
@@ -16,29 +16,31 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from cowstore._linux.fd import Descriptor
     from cowstore.runtime.launcher import Container
+    from cowstore.runtime.newborn import Newborn
     from cowstore.runtime.spec import Spec
 
 MOST_DESCRIPTORS = 16
 
 
-def main() -> NoReturn:
-    """Serve until the owner is gone."""
+def main(number: int) -> NoReturn:
+    """Serve until the owner is gone.
+
+    :param number: descriptor of the socket to the owner.
+    """
     import gc
 
     gc.disable()
-    # The package this file is part of, whether installed or not; behind the standard library.
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     # The C module alone: all that socket adds costs more than the rest of this start.
     import _socket
     import array  # noqa: F401  # for the launchers
     import select
     import signal
 
-    number = int(sys.argv[1])
     # What else was inheritable there is none of ours, and would be kept open for the server's whole life.
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
@@ -50,8 +52,7 @@ def main() -> NoReturn:
     import resource  # noqa: F401  # wait4(2) makes its values
 
     import cowstore.mounting
-    import cowstore.runtime.launcher
-    import cowstore.runtime.transport  # noqa: F401
+    import cowstore.runtime.launcher  # noqa: F401
 
     # Nobody waits for the launchers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -74,6 +75,14 @@ def main() -> NoReturn:
         spare = _spare(own, tell)
 
 
+def command(number: int) -> list[str]:
+    """Return the command line that starts the server."""
+    # The package this file is part of, whether installed or not; behind the standard library.
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    start = "import sys; sys.path.append(sys.argv[2]); from cowstore.runtime.child import main; main(int(sys.argv[1]))"
+    return [sys.executable, "-I", "-S", "-c", start, str(number), package]
+
+
 _refusal = ""
 """Why no container can be started."""
 
@@ -93,7 +102,7 @@ def _go_where_one_may_mount(number: int) -> None:
             return
         enter()
         os.set_inheritable(number, True)
-        os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, str(number)])
+        os.execv(sys.executable, command(number))
     except (CowstoreError, OSError) as error:
         _refusal = str(error)
 
@@ -115,6 +124,8 @@ def _spare(own: _socket.socket, tell: int) -> Descriptor:
 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         size = _socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+        # Process 1 is born ahead too, and finds out on the other processor what every container needs.
+        newborn = _newborn()
         content, ancillary, _, _ = own.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
         if content:
             os.write(tell, b"+")
@@ -123,12 +134,25 @@ def _spare(own: _socket.socket, tell: int) -> Descriptor:
             fds = array.array("i")
             for _, _, data in ancillary:
                 fds.frombytes(data)
-            launch(*fds)
+            launch(newborn, *fds)
     finally:
         os._exit(0)
 
 
-def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *keep: int) -> NoReturn:
+def _newborn() -> Newborn | None:
+    from cowstore.errors import CowstoreError
+    from cowstore.runtime.newborn import Newborn
+    from cowstore.runtime.plan import born_in
+
+    try:
+        return None if _refusal else Newborn(born_in())
+    except (CowstoreError, OSError):
+        return None  # the next try is when somebody can be told
+
+
+def launch(
+    newborn: Newborn | None, request: int, result: int, stdin: int, stdout: int, stderr: int, *keep: int
+) -> NoReturn:
     """Be the launcher of one container."""
     from cowstore.errors import CowstoreError
     from cowstore.runtime import messages
@@ -142,15 +166,7 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
         while (said := os.read(request, 256)) and 0 not in said:
             pass
 
-    def entered(spec: Spec, process_1: int) -> Container:
-        from cowstore.runtime.enter import Entered
-
-        return Entered(spec, process_1)
-
     try:
-        for fd, standard in ((stdin, 0), (stdout, 1), (stderr, 2)):
-            os.dup2(fd, standard)
-            os.close(fd)
         length = int.from_bytes(_read(request, 8), "little")
         try:
             if _refusal:
@@ -158,7 +174,13 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
             spec, more = unpack(_read(request, length))
             timeout_s = more["timeout_s"]
             process_1 = more.get("process_1")
-            container = Container(spec, keep=keep) if not isinstance(process_1, int) else entered(spec, process_1)
+            streams = (stdin, stdout, stderr)
+            if isinstance(process_1, int):
+                container = _entered(spec, process_1, streams, newborn)
+            else:
+                container = Container(spec, keep=keep, streams=streams, newborn=newborn)
+            for fd in (*streams, *keep):
+                os.close(fd)
             outcome = container.supervise(
                 timeout_s=timeout_s if isinstance(timeout_s, float) else None,
                 owner=request,
@@ -176,6 +198,17 @@ def launch(request: int, result: int, stdin: int, stdout: int, stderr: int, *kee
         os._exit(0)
 
 
+def _entered(spec: Spec, process_1: int, streams: Sequence[int], newborn: Newborn | None) -> Container:
+    """Start a program in a container that runs."""
+    from cowstore.runtime.enter import Entered
+
+    if newborn is not None:
+        newborn.end()
+    for standard, fd in enumerate(streams):
+        os.dup2(fd, standard)
+    return Entered(spec, process_1)
+
+
 def _read(fd: int, length: int) -> bytes:
     content = b""
     while len(content) < length:
@@ -184,7 +217,3 @@ def _read(fd: int, length: int) -> bytes:
             os._exit(1)  # whom this is for is gone already
         content += part
     return content
-
-
-if __name__ == "__main__":
-    main()

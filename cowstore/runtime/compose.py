@@ -6,6 +6,7 @@ import os
 import sys
 
 from cowstore.errors import InvalidArgument
+from cowstore.runtime._filters import DEFAULT as FILTERS
 from cowstore.runtime.spec import DEFAULT_CAPS, DEFAULT_PATH
 
 TYPE_CHECKING = False
@@ -123,14 +124,17 @@ def seccomp(choice: str, caps: int = DEFAULT_CAPS) -> bytes:
     if choice == "none":
         return b""
     if choice == "default" and caps == DEFAULT_CAPS:
-        from cowstore.runtime._filters import DEFAULT
-
-        ready = DEFAULT.get(os.uname().machine)
-        if ready is not None and sys.byteorder == "little":
-            return bytes.fromhex(ready)
+        ready = ready_filter()
+        if ready:
+            return ready
     from cowstore.runtime import seccomp as made
 
     return made.default(caps) if choice == "default" else made.from_file(choice, caps)
+
+
+def ready_filter() -> bytes:
+    """Return the default filter, compiled beforehand; empty where there is none for this machine."""
+    return bytes.fromhex(FILTERS.get(os.uname().machine, "")) if sys.byteorder == "little" else b""
 
 
 def capabilities(add: Iterable[str] = (), drop: Iterable[str] = ()) -> int:

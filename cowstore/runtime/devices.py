@@ -34,7 +34,7 @@ TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 _TTY_GROUP = "5"  # gid of `tty` in every distribution, and what devpts is mounted with by all of them
 
 
-def mount_dev(inside: Inside) -> None:
+def make_dev(inside: Inside) -> None:
     """Mount a fresh /dev with its standard devices, links, terminals, shared memory and message queues."""
     attrs = MountAttr.NOSUID | MountAttr.NOEXEC
     with inside.plain_directory("dev") as place:

@@ -14,12 +14,10 @@ from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.namespaces import CloneFlag, pidfd_open, setns
 from cowstore.runtime import messages
-from cowstore.runtime.init import FORWARDED, close_all_but, explain, import_no_more, leave_if_alone, start
+from cowstore.runtime.init import FORWARDED, Program, close_all_but, explain, import_no_more, leave_if_alone, stay
 from cowstore.runtime.inside import Inside
 from cowstore.runtime.launcher import Container
-from cowstore.runtime.operations import Stage
-from cowstore.runtime.plan import INHERITED, plan
-from cowstore.runtime.program import LAUNCHER_FAILED
+from cowstore.runtime.program import LAUNCHER_FAILED, reset_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +64,6 @@ def _enter(spec: Spec, process_1: int, target: int, status: int, control: int) -
         prctl.set_dumpable(False)
         close_all_but({0, 1, 2, status, control, target})
         leave_if_alone(control)
-        operations = plan(spec)
         if spec.limits is not None:
             _join_groups(process_1)
         import_no_more()
@@ -74,10 +71,9 @@ def _enter(spec: Spec, process_1: int, target: int, status: int, control: int) -
         os.close(target)
         inside = Inside()
         inside.take_root(Descriptor(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-        for step in operations:
-            if step.stage is Stage.INIT and step.step in INHERITED:
-                step.execute(inside)
-        code = start(operations, inside, status, alone=False)
+        inside.status = status
+        reset_signals(inside)
+        code = stay(Program(inside, spec), inside, alone=False)
     except OSError as error:
         messages.fail(status, LAUNCHER_FAILED, f"cannot enter the container: {explain(error)}")
     finally:

@@ -1,7 +1,9 @@
 """Process 1: makes the root from inside, starts the program, forwards signals to it, and reaps whatever it leaves.
 
-It is a fork of the launcher, and the image's files are all around it once the root has changed. So it imports nothing
-from there on, prints nothing, and holds no descriptor that leads out but a lock file's.
+It is a fork of the launcher, made before anybody knows what it is to run (see :mod:`cowstore.runtime.newborn`). At
+first it prepares what every container needs, and a process that will be the program; then it waits for its order. The
+image's files are all around it once the root has changed. So it imports nothing from there on, prints nothing, and
+holds no descriptor that leads out but a lock file's.
 """
 
 from __future__ import annotations
@@ -13,17 +15,28 @@ import signal
 import sys
 
 from cowstore._linux import prctl
-from cowstore.runtime import messages
-from cowstore.runtime.operations import Stage
+from cowstore._linux.fd import Descriptor
+from cowstore.runtime import messages, passing
+from cowstore.runtime.inside import Inside
+from cowstore.runtime.plan import ahead, program_ahead, program_of, watch
+from cowstore.runtime.plan import inside as inside_steps
 from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
+from cowstore.runtime.transport import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Iterable
     from typing import NoReturn
 
-    from cowstore.runtime.inside import Inside
+    from cowstore._linux.namespaces import CloneFlag
     from cowstore.runtime.operations import Operation
+    from cowstore.runtime.passing import Order
+    from cowstore.runtime.spec import Spec
+
+ENTRANCE, KEPT = "entrance", "kept"
+"""Names of descriptors in an order: a file through which a process joins a group; one that is only held. Digits are
+standard streams; all others are trees."""
 
 TO_GROUP = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
 """What a terminal sends to a whole process group, and we too."""
@@ -34,29 +47,66 @@ TO_ALL = frozenset({signal.SIGTSTP, signal.SIGCONT})
 FORWARDED = TO_GROUP | TO_PROGRAM | TO_ALL
 
 
-def process_1(
-    operations: tuple[Operation, ...], inside: Inside, *, status: int, control: int, keep: Iterable[int], as_pid_1: bool
-) -> NoReturn:
+def process_1(flags: CloneFlag, *, staged: bool, status: int, control: _socket.socket) -> NoReturn:
     """Be process 1 of a new container; never returns.
 
-    :param status: pipe to the launcher. :param control: pipe from the launcher; it ends with it.
-    :param keep: descriptors to hold until the end. :param as_pid_1: become the program instead of starting it.
+    :param flags: the namespaces it was born in. :param staged: it leaves this machine's tree.
+    :param status: pipe to the launcher. :param control: connection to the launcher; it ends with it.
     """
     code = LAUNCHER_FAILED
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         prctl.set_pdeathsig(signal.SIGKILL)
-        close_all_but({0, 1, 2, status, control, *keep, *inside.entrances})
-        leave_if_alone(control)
-        inside.status, inside.control = status, control
-        if _set_up(operations, inside, status):
-            if as_pid_1:
-                become(operations, inside, status)
-            else:
-                code = start(operations, inside, status)
+        close_all_but({0, 1, 2, status, control.fileno()})
+        leave_if_alone(control.fileno())
+        inside = Inside()
+        inside.status, inside.control = status, control.fileno()
+        if _take(ahead(flags, staged=staged), inside):
+            # A change of root by chroot(2) would not reach a process that is there already.
+            program = Program(inside) if staged and not inside.chrooted else None
+            order = passing.receive(control)
+            if order is not None:
+                code = _obey(order, inside, program)
     finally:
         # Whatever happens, and be it a fault of ours: never return into the launcher's code, of which this is a copy.
         os._exit(code)
+
+
+def _obey(order: Order, inside: Inside, program: Program | None) -> int:
+    """Do what is ordered; returns what to exit with."""
+    _take_files(order, inside)
+    if program is not None:
+        if order.ahead:
+            program.send(order)
+        else:
+            program.end()
+            program = None
+    spec, _ = unpack(order.spec)
+    inside.hostname = order.hostname
+    if not _take(inside_steps(spec), inside):
+        return LAUNCHER_FAILED
+    for text in inside.warnings:
+        messages.send(inside.status, messages.WARNING, text)
+    if spec.as_pid_1 and not spec.runtime:
+        become(program_of(spec), inside, inside.status)
+        return LAUNCHER_FAILED
+    if program is None:
+        program = Program(inside, spec)
+    else:
+        program.go_on()
+    return stay(program, inside)
+
+
+def _take_files(order: Order, inside: Inside) -> None:
+    """Put the files of an order where the steps look for them. Those that are kept need nothing: they are open."""
+    for name, fd in order.files:
+        if name.isdigit():
+            os.dup2(fd, int(name))
+            os.close(fd)
+        elif name == ENTRANCE:
+            inside.entrances.append(fd)
+        elif name != KEPT:
+            inside.tree[name] = Descriptor(fd)
 
 
 def close_all_but(kept: set[int]) -> None:
@@ -84,19 +134,15 @@ def import_no_more() -> None:
     sys.path_hooks.clear()
 
 
-def _set_up(operations: tuple[Operation, ...], inside: Inside, status: int) -> bool:
-    """Take the steps of process 1; False if one failed, which the launcher has been told."""
+def _take(steps: Iterable[Operation], inside: Inside) -> bool:
+    """Take steps of process 1; False if one failed, which the launcher has been told."""
     before = os.umask(0)
-    for step in operations:
-        if step.stage is not Stage.INIT:
-            continue
+    for step in steps:
         if inside.entered:
             import_no_more()
-        if not _attempt(step, inside, status):
+        if not _attempt(step, inside, inside.status):
             return False
     os.umask(before)
-    for text in inside.warnings:
-        messages.send(status, messages.WARNING, text)
     return True
 
 
@@ -121,49 +167,113 @@ def explain(error: OSError) -> str:
     return f"{where}{error.strerror}" + (f" ({notes})" if notes else "")
 
 
-def become(operations: tuple[Operation, ...], inside: Inside, status: int) -> None:
-    """Become the program; returns only if that fails, and the launcher has been told."""
-    for step in operations:
-        if step.stage is Stage.PROGRAM and not _attempt(step, inside, status):
-            return
+def become(steps: Iterable[Operation], inside: Inside, status: int) -> bool:
+    """Take steps to become the program; False if one failed, and *status* has been told."""
+    return all(_attempt(step, inside, status) for step in steps)
 
 
-def start(operations: tuple[Operation, ...], inside: Inside, status: int, *, alone: bool = True) -> int:
-    """Start the program and stay with it to its end; returns what to exit with.
+class Program:
+    """The process that becomes the program, as its parent sees it."""
+
+    def __init__(self, inside: Inside, spec: Spec | None = None) -> None:
+        """Start it.
+
+        :param spec: what it is to be. None, and there is no root yet either: it waits for an order, and for the root.
+        """
+        self._told, tell = os.pipe2(os.O_CLOEXEC)
+        self._channel: _socket.socket | None = None
+        there: _socket.socket | None = None
+        if spec is None:
+            self._channel, there = passing.pair()
+        if inside.entered:
+            import_no_more()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._told)
+                os.close(inside.status)
+                if inside.control != -1:
+                    os.close(inside.control)
+                if self._channel is not None:
+                    self._channel.close()
+                _be_program(inside, spec, there, tell)
+            finally:
+                os._exit(LAUNCHER_FAILED)
+        os.close(tell)
+        if there is not None:
+            there.close()
+
+    def send(self, order: Order) -> None:
+        """Hand the order on, with the standard streams."""
+        assert self._channel is not None, "it was started ahead"
+        streams = [(name, int(name)) for name, _ in order.files if name.isdigit()]
+        mine = passing.Order(spec=order.spec, hostname=order.hostname, ahead=True, files=tuple(streams))
+        passing.send(self._channel, mine)
+
+    def go_on(self) -> None:
+        """Say that the root is there."""
+        assert self._channel is not None, "it was started ahead"
+        try:
+            self._channel.send(b"+")
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has failed already, and said why
+
+    def refusal(self) -> bytes:
+        """Wait until it has been executed, or cannot be: then it says why."""
+        said = b""
+        while part := os.read(self._told, 65536):
+            said += part
+        os.close(self._told)
+        if self._channel is not None:
+            self._channel.close()
+        return said
+
+    def end(self) -> None:
+        """End it instead."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.refusal()
+
+
+def _be_program(inside: Inside, spec: Spec | None, channel: _socket.socket | None, tell: int) -> None:
+    """Take the steps of the program's process; returns only if one fails."""
+    if spec is not None:
+        become(program_of(spec), inside, tell)
+        return
+    assert channel is not None, "somebody says what to be"
+    order = passing.receive(channel) if become(program_ahead(), inside, tell) else None
+    if order is not None:
+        _take_files(order, inside)
+        inside.gate = channel.detach()
+        become(program_of(unpack(order.spec)[0], ahead=True), inside, tell)
+
+
+def stay(program: Program, inside: Inside, *, alone: bool = True) -> int:
+    """Stay with the program to its end; returns what to exit with.
 
     :param alone: this is process 1, and all processes there are to see are the container's. If not, only the program
         is ours to signal, and what it leaves is process 1's.
     """
-    told, tell = os.pipe2(os.O_CLOEXEC)
-    program = os.fork()
-    if program == 0:
-        try:
-            os.close(told)
-            os.close(status)
-            become(operations, inside, tell)
-        finally:
-            os._exit(LAUNCHER_FAILED)
-    os.close(tell)
     inside.let_go()
     if inside.terminal is not None:
         inside.terminal.close()
-    # Ends when the program has been executed, or cannot be.
-    refusal = b""
-    while part := os.read(told, 65536):
-        refusal += part
-    os.close(told)
+    if alone:
+        for step in watch():
+            step.execute(inside)
+    refusal = program.refusal()
     if refusal:
-        os.waitpid(program, 0)
-        os.write(status, refusal)
+        os.waitpid(program.pid, 0)
+        os.write(inside.status, refusal)
         return LAUNCHER_FAILED
-    messages.send(status, messages.RUNNING)
-    ended = _watch(program, -1 if alone else -program)
+    messages.send(inside.status, messages.RUNNING)
+    ended = _watch(program.pid, -1 if alone else -program.pid)
     if alone:
         _end_all()
     if inside.bundle and not _was_a_program(inside.bundle):
-        messages.fail(status, LAUNCHER_FAILED, "the runtime could not start the program: see what it says above")
+        text = "the runtime could not start the program: see what it says above"
+        messages.fail(inside.status, LAUNCHER_FAILED, text)
     else:
-        messages.send(status, messages.ENDED, ended)
+        messages.send(inside.status, messages.ENDED, ended)
     return 0
 
 

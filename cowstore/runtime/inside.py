@@ -27,12 +27,15 @@ class Inside:
     """What the steps of a plan share.
 
     :ivar root: directory descriptor of the root, -1 until it is realised.
+    :ivar held: the same for the launcher to read, or None.
     :ivar tree: further descriptors that one step leaves to another.
     :ivar entered: the root is the root of this process.
     :ivar chrooted: it is so by chroot(2) only, and the program must not be able to leave it.
     :ivar groups: the container's control groups, in the launcher. :ivar entrances: descriptors through which a process
         joins them. :ivar oom_score: what to give the program back of it.
-    :ivar status: pipe to the launcher. :ivar control: pipe from the launcher.
+    :ivar hostname: name of the machine outside.
+    :ivar status: pipe to the launcher. :ivar control: socket from the launcher.
+    :ivar gate: in a program that was started ahead, socket from process 1, which speaks when there is a root; or None.
     :ivar terminal: the program's end of its terminal, or None.
     :ivar helper: program that connects the network, or nothing. :ivar bundle: directory of a bundle for another
         runtime, or nothing.
@@ -42,6 +45,7 @@ class Inside:
 
     def __init__(self) -> None:
         self._root: Descriptor | None = None
+        self.held: Descriptor | None = None
         self.tree: dict[str, Descriptor] = {}
         self.entered = False
         self.chrooted = False
@@ -51,7 +55,9 @@ class Inside:
         self.groups: Groups | None = None
         self.entrances: list[int] = []
         self.oom_score = b""
+        self.hostname = ""
         self.status = self.control = -1
+        self.gate: int | None = None
         self.terminal: Descriptor | None = None
 
     @property

@@ -11,23 +11,27 @@ import select
 import signal
 import time
 
-from cowstore._linux.fd import Descriptor
-from cowstore._linux.namespaces import CloneFlag, clone3, pidfd_send_signal
+from cowstore._linux.namespaces import CloneFlag, pidfd_send_signal
 from cowstore._linux.signals import read_signals, signalfd
-from cowstore.errors import Unsupported
+from cowstore.errors import CowstoreError
 from cowstore.runtime import messages
-from cowstore.runtime.init import FORWARDED, process_1
+from cowstore.runtime.init import ENTRANCE, FORWARDED, KEPT, explain
 from cowstore.runtime.inside import Inside
-from cowstore.runtime.operations import Stage
-from cowstore.runtime.plan import namespaces, plan
+from cowstore.runtime.newborn import Newborn
+from cowstore.runtime.passing import Order
+from cowstore.runtime.plan import may_start_ahead, namespaces, outside
 from cowstore.runtime.program import LAUNCHER_FAILED
+from cowstore.runtime.transport import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable, Iterable
 
+    from cowstore._linux.fd import Descriptor
     from cowstore.runtime.cgroups import Groups
     from cowstore.runtime.network import Helper
+    from cowstore.runtime.operations import Operation
     from cowstore.runtime.spec import Spec
     from cowstore.runtime.terminal import Terminal
     from cowstore.runtime.watcher import Watcher
@@ -88,6 +92,7 @@ class Container:
     :ivar pid: of process 1 (of the program, where that is process 1). :ivar pidfd: the same, by descriptor.
     """
 
+    _control: Descriptor | _socket.socket
     _groups: Groups | None
     _network: Helper | None
     _on_running: Callable[[], None] | None
@@ -95,53 +100,58 @@ class Container:
     _terminal: Terminal | None
     _watcher: Watcher | None
 
-    def __init__(self, spec: Spec, *, keep: Iterable[int] = ()) -> None:
+    def __init__(
+        self, spec: Spec, *, keep: Iterable[int] = (), streams: Iterable[int] = (), newborn: Newborn | None = None
+    ) -> None:
         """Start *spec*.
 
         :param keep: descriptors that process 1 holds until its end: the lease, so that what is still mounted is busy.
-        :raises OSError: no namespaces, processes or descriptors to be had.
+        :param streams: the program's standard streams; none for those of this process.
+        :param newborn: a process 1 that is there already; it is ended if it is not what *spec* needs.
+        :raises OSError: no namespaces, processes or descriptors to be had. :raises CowstoreError: a step failed.
         """
         self._begin(spec)
-        operations = plan(spec)
         inside = Inside()
-        for step in operations:
-            if step.stage is Stage.LAUNCHER:
-                step.execute(inside)
-        self._groups = inside.groups
-        self._helper = inside.helper
-        status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
-        control_inside, control = map(Descriptor, os.pipe2(os.O_CLOEXEC))
+        flags = namespaces(spec)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
-            pid, pidfd = clone3(namespaces(spec) | CloneFlag.PIDFD)
-            if pid == 0:
-                process_1(
-                    operations,
-                    inside,
-                    status=status_inside.fileno(),
-                    control=control_inside.fileno(),
-                    keep=keep,
-                    as_pid_1=self.as_pid_1,
-                )
-        except BaseException as error:
+            networked = spec.network == "user"
+            if newborn is not None and not newborn.suits(flags, networked=networked):
+                newborn.end()
+                newborn = None
+            if newborn is None and flags & CloneFlag.NEWCGROUP:
+                newborn = Newborn(flags, networked=networked)
+            for step in outside(spec):
+                _take(step, inside)
+            self._groups = inside.groups
+            self._helper = inside.helper
+            self.outcome.warnings += inside.warnings
+            self._root = inside.held
+            # With version 2 of control groups, no other process may be in our group when one is made below it.
+            newborn = newborn or Newborn(flags, staged=not spec.runtime, networked=networked)
+            self.pid, self.pidfd = newborn.pid, newborn.pidfd
+            self._status, self._control = newborn.status, newborn.control
+            self._watch()
+            files = [(str(number), fd) for number, fd in enumerate(streams)]
+            files += [(name, tree.fileno()) for name, tree in inside.tree.items()]
+            files += [(ENTRANCE, fd) for fd in inside.entrances]
+            files += [(KEPT, fd) for fd in keep]
+            newborn.tell(
+                Order(spec=pack(spec), hostname=os.uname().nodename, ahead=may_start_ahead(spec), files=tuple(files))
+            )
+        except BaseException:
+            if newborn is not None:
+                newborn.end()
+            if self._watcher is not None:
+                self._watcher.end()
+            if inside.groups is not None:
+                inside.groups.remove()
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            if self._groups is not None:
-                self._groups.remove()
-            if isinstance(error, PermissionError):
-                raise Unsupported(
-                    "new namespaces may not be made by this user here: run this as root "
-                    f"(in a container: with CAP_SYS_ADMIN); {'; '.join(getattr(error, '__notes__', ()))}",
-                    feature="namespaces",
-                ) from error
             raise
         finally:
+            inside.let_go()
             for fd in inside.entrances:
                 os.close(fd)
-        assert pidfd is not None, "asked for by CloneFlag.PIDFD"
-        status_inside.close()
-        control_inside.close()
-        self.pid, self.pidfd, self._status, self._control = pid, pidfd, status, control
-        self._watch()
 
     def _watch(self) -> None:
         """Have somebody end the container where the kernel does not do it with this process."""
@@ -291,8 +301,6 @@ class Container:
         for message in reader.feed(content):
             if message[0] == messages.TERMINAL:
                 self._connect_terminal(poll, message[1])
-            elif message[0] == messages.ROOT:
-                self._hold_root(message[1])
             elif message[0] == messages.NETWORK:
                 self._connect_network(poll)
             self._take(message)
@@ -322,13 +330,6 @@ class Container:
             self.outcome.warnings.append(why)
         else:
             os.write(self._control.fileno(), why.encode()[:4096])
-
-    def _hold_root(self, number: object) -> None:
-        """Take hold of the root as process 1 has it, and let that go on: once it has ended it would be too late."""
-        # Opened anew: process 1 has it as a mere path.
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        self._root = Descriptor(os.open(f"/proc/{self.pid}/fd/{number}", flags))
-        os.write(self._control.fileno(), b"+")
 
     def _take(self, message: tuple[object, ...]) -> None:
         match message:
@@ -393,6 +394,17 @@ class Container:
         self._status.close()
         self.pidfd.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+def _take(step: Operation, inside: Inside) -> None:
+    """Take a step of the launcher.
+
+    :raises CowstoreError: it failed, and which it was.
+    """
+    try:
+        step.execute(inside)
+    except OSError as error:
+        raise CowstoreError(f"cannot {step.name}: {explain(error)}") from error
 
 
 class _Clock:

@@ -26,8 +26,7 @@ TERMINAL = "terminal"
 NETWORK = "network"
 """(NETWORK,): process 1 waits until a helper has connected its network; the launcher answers only if that fails."""
 ROOT = "root"
-"""(ROOT, descriptor): process 1 has mounted the root, and waits until the launcher has hold of it. From a launcher to
-its owner (ROOT, process, descriptor): all inside have ended, and it waits until the owner has done with the root."""
+"""(ROOT, process, descriptor): all inside have ended, and a launcher waits until its owner has done with the root."""
 WARNING = "warning"
 """(WARNING, text): something to tell people."""
 

@@ -171,8 +171,9 @@ def join_network(inside: Inside) -> None:
 
 def _has_way_out() -> bool:
     """Tell whether there is a default route in this process's network namespace."""
-    with open("/proc/thread-self/net/route", encoding="ascii") as file:
-        return any(line.split()[1:2] == ["00000000"] for line in file)
+    # As bytes: an encoding would have to be imported.
+    with open("/proc/thread-self/net/route", "rb") as file:
+        return any(line.split()[1:2] == [b"00000000"] for line in file)
 
 
 def show_resolver(inside: Inside) -> None:

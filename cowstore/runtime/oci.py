@@ -12,9 +12,7 @@ import os
 import stat
 
 from cowstore._linux.files import Resolve, openat2
-from cowstore._linux.mount import MountAttr, MountFlag, OpenTreeFlag, mount_setattr
 from cowstore.errors import Unsupported
-from cowstore.mounting import detached
 from cowstore.runtime.program import NOT_EXECUTABLE, NOT_FOUND, ProgramError
 from cowstore.runtime.root import SECURED, attach, make_file_system
 
@@ -22,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
     from cowstore.runtime.inside import Inside
     from cowstore.runtime.spec import Spec
@@ -57,18 +54,16 @@ def make_group(inside: Inside) -> None:
     inside.entrances = inside.groups.entrances()
 
 
-def mount_bundle(inside: Inside, *, at: str, mounts: tuple[Mount, ...], read_only: bool) -> None:
-    """Mount a bundle's directory in memory, and the snapshot in it."""
+def mount_bundle(inside: Inside, *, at: str) -> None:
+    """Mount a bundle's directory in memory, and in it the snapshot, which the launcher has realised."""
     from cowstore.runtime.config import ROOT
 
     inside.bundle = at
     with make_file_system("tmpfs", (("mode", "700"), ("size", "16m")), SECURED) as made:
         _attach_at(made.fileno(), at)
     os.mkdir(os.path.join(at, ROOT), 0o755)
-    root = detached(mounts)
+    root = inside.tree.pop("root")
     inside.take_root(root)
-    wanted = MountAttr.NODEV | (MountAttr.RDONLY if read_only else MountAttr.NONE)
-    mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=wanted, propagation=MountFlag.PRIVATE)
     _attach_at(root.fileno(), os.path.join(at, ROOT))
 
 

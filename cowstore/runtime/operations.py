@@ -20,11 +20,15 @@ class Stage(enum.Enum):
     """The process that takes a step."""
 
     LAUNCHER = "launcher"
-    """Outside, before process 1 is born."""
+    """Outside, where this machine's files and groups are."""
+    AHEAD = "process 1, ahead"
+    """Inside the new namespaces, as soon as process 1 is born: what is the same whatever is to be run."""
     INIT = "process 1"
-    """Inside the new namespaces, before the program is born."""
+    """Inside, when it is known what to run, before the program goes on."""
     PROGRAM = "program"
     """In the process that will become the program."""
+    WATCH = "process 1, then"
+    """In process 1, while the program goes on."""
 
 
 @frozen

@@ -33,6 +33,17 @@ class ProgramError(Exception):
         self.status = status
 
 
+def await_root(inside: Inside) -> None:
+    """Wait until process 1 has made the root; where it was there before this process, that is no wait."""
+    gate, inside.gate = inside.gate, None
+    if gate is None:
+        return
+    if not os.read(gate, 1):
+        os._exit(LAUNCHER_FAILED)  # process 1 could not
+    os.close(gate)
+    inside.take_root(Descriptor(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+
+
 def enter_directory(inside: Inside, *, path: str, may_lack: bool) -> None:
     """Start the program in its working directory."""
     # Opened without magic links: /proc/self/fd/N would lead out through whatever is still open here.
@@ -56,10 +67,7 @@ def own_session(inside: Inside) -> None:  # noqa: ARG001  # every step has the s
 
 
 def reset_signals(inside: Inside) -> None:  # noqa: ARG001
-    """Give every signal its default disposition.
-
-    Process 1 does it, and the program inherits it: what is done before the last fork copies no page twice.
-    """
+    """Give every signal its default disposition; the program inherits that from process 1."""
     for number in range(1, signal.NSIG):
         # Python ignores SIGPIPE and SIGXFSZ, nohup(1) SIGHUP; some callers the two that the C library keeps to itself.
         if number in {32, 33}:

@@ -1,16 +1,16 @@
 """The other end of the warm launcher: starts it once per process, and asks it for containers.
 
-No Python runs in this process between fork and exec: :mod:`subprocess` starts the server, and it forks. Threads may ask
-at the same time; a forked child of this process starts a server of its own.
+No Python runs in this process between fork and exec: posix_spawn(3) starts the server, and it forks. Threads may ask at
+the same time; a forked child of this process starts a server of its own.
 """
 
 from __future__ import annotations
 
+import _socket  # socket itself takes longer to import than to use
 import array
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from threading import Lock
@@ -22,21 +22,25 @@ from cowstore.runtime.transport import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Sequence
 
     from cowstore.runtime.spec import Spec
 
 _PATIENCE_SECONDS = 2.0
+_THEIRS = 3
+"""Descriptor of the socket in the server."""
 
 
 class _Server:
-    """The fork server of this process."""
+    """The fork server of this process.
+
+    :ivar pid: its number; None while there is none.
+    """
 
     def __init__(self) -> None:
+        self.pid: int | None = None
         self._lock = Lock()
-        self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: _socket.socket | None = None
         self._known_at_exit = False
         os.register_at_fork(after_in_child=self._forget)
 
@@ -46,16 +50,23 @@ class _Server:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._process is not None:
-            self._process.returncode = 0  # not a child of this process: nothing to wait for, nothing to warn of
-            self._process = None
+        self.pid = None
+
+    def start(self) -> None:
+        """Start it if it is not there; it gets ready while the caller goes on.
+
+        :raises CowstoreError: it cannot be started.
+        """
+        with self._lock:
+            if self._socket is None:
+                self._start()
 
     def ask(self, fds: Sequence[int]) -> None:
         """Have a launcher forked that gets these descriptors.
 
         :raises CowstoreError: the server cannot be started.
         """
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))]
         with self._lock:
             for _ in range(2):
                 if self._socket is None:
@@ -74,24 +85,31 @@ class _Server:
         if not sys.executable:
             raise CowstoreError("cannot start a launcher: this interpreter does not know its own path (sys.executable)")
         import atexit
-        import subprocess
 
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            # Not posix_spawn(3): glibc's leaves two signals ignored that no later call can reset.
-            script = os.path.join(os.path.dirname(__file__), "child.py")
-            number = theirs.fileno()
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", script, str(number)],
-                    pass_fds=(number,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
+        from cowstore.runtime.child import command
+
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        try:
+            # The C library's own, which copies nothing of this process. The two signals that glibc leaves ignored by
+            # it are reset for every program.
+            self.pid = os.posix_spawn(
+                sys.executable,
+                command(_THEIRS),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _THEIRS),
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                ],
+                # The signals of the owner's terminal are the owner's to judge.
+                setsid=True,
+                setsigmask=(),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._socket = ours
         if not self._known_at_exit:
             self._known_at_exit = True
@@ -101,9 +119,12 @@ class _Server:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        pid, self.pid = self.pid, None
+        if pid is not None:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                return  # this process ignores SIGCHLD, or waits for whatever ends
 
     def stop(self) -> None:
         """End the server; the next container starts another."""

@@ -1,6 +1,7 @@
 """Steps that make the root: the snapshot's own mounts, what is mounted into it, and the change of root.
 
-They run in process 1, inside its own mount namespace. What they mount goes with that namespace, however it ends.
+The launcher opens what is this machine's, as trees that are mounted nowhere. Process 1 mounts them in its own mount
+namespace, with which they go, however it ends.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from cowstore._linux.fd import open_
 from cowstore._linux.mount import (
     MountAttr,
     MountFlag,
@@ -26,9 +28,7 @@ from cowstore._linux.mount import (
     umount2,
 )
 from cowstore.mounting import detached
-from cowstore.runtime import messages
 from cowstore.runtime.inside import is_directory
-from cowstore.runtime.program import LAUNCHER_FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
     from cowstore.runtime.inside import Inside
+
+_NEXT = "root"
+"""Where on the stage the root is mounted until it takes the stage's place."""
 
 SECURED = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 _BY_DESCRIPTOR = MoveMountFlag.F_EMPTY_PATH | MoveMountFlag.T_EMPTY_PATH
@@ -97,25 +100,33 @@ def _realise(inside: Inside, number: int, bind: Bind) -> bool:
     return True
 
 
-def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool) -> None:
-    """Mount the snapshot over this namespace's root directory."""
+def realise_root(inside: Inside, *, mounts: tuple[Mount, ...], read_only: bool, held: bool) -> None:
+    """Realise the snapshot: a tree that is mounted nowhere, and goes with its last descriptor.
+
+    :param held: the launcher keeps one itself, so that the tree stays mounted whatever happens inside.
+    """
     root = detached(mounts)
-    inside.take_root(root)
+    inside.tree["root"] = root
     # Device nodes of an image are files like others: the devices are those of our own /dev.
     wanted = MountAttr.NODEV | (MountAttr.RDONLY if read_only else MountAttr.NONE)
     mount_setattr(root, "", OpenTreeFlag.EMPTY_PATH, set=wanted)
-    # Any directory would do, and this one exists wherever we run. Process 1 still stands on what lies below.
-    move_mount(root, "", None, "/", MoveMountFlag.F_EMPTY_PATH)
+    if held:
+        inside.held = open_(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)
 
 
-def hand_over_root(inside: Inside) -> None:
-    """Give the launcher hold of the root: it stays mounted until the launcher lets go, whatever happens inside."""
-    messages.send(inside.status, messages.ROOT, inside.root)
-    if not os.read(inside.control, 1):
-        os._exit(LAUNCHER_FAILED)  # the launcher is gone
+# The stage: what process 1 stands on until it gets a root. It holds nothing of this machine.
 
 
-def mount_proc(inside: Inside) -> None:
+def make_stage(inside: Inside) -> None:
+    """Put an empty file system in memory over this namespace's root directory."""
+    stage = make_file_system("tmpfs", (("mode", "755"), ("size", "64k")), SECURED)
+    inside.take_root(stage)
+    os.mkdir(_NEXT, 0o700, dir_fd=stage.fileno())
+    # Process 1 still stands on what lies below.
+    move_mount(stage, "", None, "/", MoveMountFlag.F_EMPTY_PATH)
+
+
+def make_proc(inside: Inside) -> None:
     """Mount a fresh /proc of the new process namespace."""
     with inside.plain_directory("proc") as place:
         try:
@@ -130,7 +141,7 @@ def mount_proc(inside: Inside) -> None:
     inside.tree["proc"] = proc
 
 
-def mount_sys(inside: Inside) -> None:
+def make_sys(inside: Inside) -> None:
     """Mount /sys, read-only."""
     attrs = SECURED | MountAttr.RDONLY
     with inside.plain_directory("sys") as place:
@@ -140,8 +151,39 @@ def mount_sys(inside: Inside) -> None:
             # It shows the network, and that of the machine belongs to no user namespace: what is there is shown.
             made = open_tree(None, "/sys", OpenTreeFlag.CLONE | OpenTreeFlag.RECURSIVE)
             mount_setattr(made, "", OpenTreeFlag.EMPTY_PATH | OpenTreeFlag.RECURSIVE, set=attrs)
-        with made:
-            attach(made, place)
+        attach(made, place)
+    inside.tree["sys"] = made
+
+
+# Its own root.
+
+
+def mount_root(inside: Inside) -> None:
+    """Mount the snapshot, which the launcher has realised."""
+    root = inside.tree.pop("root")
+    move_mount(root, "", inside.root, _NEXT, MoveMountFlag.F_EMPTY_PATH)
+    inside.take_root(root)
+
+
+def mount_proc(inside: Inside) -> None:
+    """Move /proc to the root."""
+    _move(inside, "proc")
+
+
+def mount_sys(inside: Inside) -> None:
+    """Move /sys to the root."""
+    _move(inside, "sys")
+
+
+def mount_dev(inside: Inside) -> None:
+    """Move /dev to the root."""
+    _move(inside, "dev")
+
+
+def _move(inside: Inside, name: str) -> None:
+    """Move what was mounted ahead, with all that is mounted in it."""
+    with inside.plain_directory(name) as place:
+        attach(inside.tree[name], place)
 
 
 def hide(inside: Inside, *, paths: tuple[str, ...]) -> None:
@@ -181,8 +223,8 @@ def mount_tmpfs(inside: Inside, *, places: tuple[tuple[str, int | None], ...]) -
             attach(made, place)
 
 
-def pivot(inside: Inside) -> None:
-    """Make the snapshot the root, and let go of this machine's own tree."""
+def enter_stage(inside: Inside) -> None:
+    """Make the stage the root, and let go of this machine's own tree: of no mount of it one more is left here."""
     os.fchdir(inside.root)
     try:
         pivot_root(".", ".")
@@ -197,11 +239,22 @@ def pivot(inside: Inside) -> None:
     inside.entered = True
 
 
+def pivot(inside: Inside) -> None:
+    """Make the snapshot the root, and let go of the stage."""
+    os.fchdir(inside.root)
+    if inside.chrooted:
+        os.chroot(".")
+    else:
+        pivot_root(".", ".")
+        umount2(".", UmountFlag.DETACH)
+    os.chdir("/")
+
+
 def _chroot(inside: Inside) -> None:
     """Do as well as can be where the kernel's first root file system is the root: an initramfs cannot be pivoted away.
 
-    The snapshot lies over the old root already. Every other mount of this machine is taken off below it, and the
-    program is kept from chroot(2), the one way back.
+    The stage lies over the old root already. Every other mount of this machine is taken off below it, and the program
+    is kept from chroot(2), the one way back.
     """
     from cowstore._linux.procfs import mountinfo
 

@@ -47,7 +47,6 @@ class Spec:
         in the words of the OCI specification. :ivar bundle: directory of this machine that is covered by its bundle.
     :ivar holds_root: the launcher keeps the root mounted for a moment when all inside have ended: the driver has
         something to do with it then.
-    :ivar masks: cover what tells too much, and protect what changes the machine, in /proc and /sys.
     """
 
     mounts: tuple[Mount, ...]
@@ -68,7 +67,6 @@ class Spec:
     user: str = "0:0"
     capabilities: int = DEFAULT_CAPS
     new_privileges: bool = False
-    masks: bool = True
     seccomp: bytes = b""
     holds_root: bool = False
     runtime: str = ""

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from cowstore.runtime.inside import Inside
 
 
-def name_machine(inside: Inside, *, hostname: str) -> None:  # noqa: ARG001  # every step has the same signature
-    """Set the host name inside."""
-    sethostname(os.fsencode(hostname))
+def name_machine(inside: Inside, *, hostname: str | None) -> None:
+    """Set the host name inside; None is what it is outside, which may have changed since process 1 was born."""
+    wanted = hostname or inside.hostname
+    if wanted != os.uname().nodename:
+        sethostname(os.fsencode(wanted))
 
 
-def raise_loopback(inside: Inside) -> None:  # noqa: ARG001
+def raise_loopback(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature
     """Bring the loopback interface of the new network namespace up."""
     interface_up("lo")
 

@@ -149,7 +149,7 @@ with cowstore.open({store.root!r}) as store:
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
     [fork_server] = _children(running.pid)
-    [launcher] = [pid for pid in _children(fork_server) if _children(pid)]  # the other one waits for work
+    [launcher] = [pid for pid in _children(fork_server) if _runs(pid, "sh")]  # the other one waits for work
     os.kill(launcher, 9)
     running.wait()
     running.stdout.close()
@@ -158,6 +158,12 @@ with cowstore.open({store.root!r}) as store:
     while left_behind() and time.monotonic() < deadline:
         cowstore.run(store, parent="host", argv=["true"], limits=Limits(pids=20, memory_bytes=1 << 28))
     assert left_behind() == []
+
+
+def _runs(pid: int, name: str) -> bool:
+    return any(
+        Path(f"/proc/{child}/comm").read_text().strip() == name or _runs(child, name) for child in _children(pid)
+    )
 
 
 def _children(pid: int) -> list[int]:

@@ -30,11 +30,11 @@ def _echo(store: cowstore.Store, text: str) -> bytes | None:
 
 def test_one_server_serves_all(store: cowstore.Store) -> None:
     assert _echo(store, "a") == b"a\n"
-    assert server._process is not None
-    first = server._process.pid
+    assert server.pid is not None
+    first = server.pid
     for text in ("b", "c"):
         assert _echo(store, text) == text.encode() + b"\n"
-    assert server._process.pid == first
+    assert server.pid == first
     deadline = time.monotonic() + 2
     while len(_children(first)) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -43,34 +43,34 @@ def test_one_server_serves_all(store: cowstore.Store) -> None:
 
 def test_a_server_that_was_killed_is_replaced(store: cowstore.Store) -> None:
     assert _echo(store, "a") == b"a\n"
-    assert server._process is not None
-    os.kill(server._process.pid, 9)
-    while Path(f"/proc/{server._process.pid}/status").read_text().find("State:\tZ") < 0:
+    assert server.pid is not None
+    os.kill(server.pid, 9)
+    while Path(f"/proc/{server.pid}/status").read_text().find("State:\tZ") < 0:
         time.sleep(0.01)
     assert _echo(store, "b") == b"b\n"
 
 
 def test_a_spare_launcher_that_was_killed_is_replaced(store: cowstore.Store) -> None:
     assert _echo(store, "a") == b"a\n"
-    assert server._process is not None
+    assert server.pid is not None
     for text in ("b", "c"):
-        for pid in _children(server._process.pid):
+        for pid in _children(server.pid):
             os.kill(pid, 9)
         assert _echo(store, text) == text.encode() + b"\n"
 
 
 def test_a_forked_child_has_its_own(store: cowstore.Store) -> None:
     assert _echo(store, "a") == b"a\n"
-    assert server._process is not None
-    mine = server._process.pid
+    assert server.pid is not None
+    mine = server.pid
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             with cowstore.open(store.root) as own:
                 out = _echo(own, "child") or b""
-            assert server._process is not None
-            os.write(write, out + str(server._process.pid != mine).encode())
+            assert server.pid is not None
+            os.write(write, out + str(server.pid != mine).encode())
             server.stop()
         finally:
             os._exit(0)
@@ -79,7 +79,7 @@ def test_a_forked_child_has_its_own(store: cowstore.Store) -> None:
         assert file.read() == b"child\nTrue"
     os.waitpid(pid, 0)
     assert _echo(store, "b") == b"b\n"
-    assert server._process.pid == mine
+    assert server.pid == mine
 
 
 def test_it_ends_with_its_owner(store: cowstore.Store) -> None:
