@@ -96,7 +96,8 @@ def _open(
     if not _is_there(root):
         if not create:
             raise NotFound(
-                f"there is no store at {root}; make it by opening it with create=True, or name another with --store",
+                f"there is no store at {root}; `cowstore import` and `cowstore prepare` make one (in Python, "
+                "create=True), or name another with --store",
                 key=root,
             )
         _make(root, driver, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cowstore.cli._opening import location, open_to_read, open_to_write
@@ -22,6 +23,11 @@ def mount(arguments: argparse.Namespace, out: Output) -> None:
         return
     if arguments.target is None:
         raise InvalidArgument(f"no directory given to mount {arguments.key!r} on", argument="DIR")
+    if not os.path.isdir(arguments.target):
+        raise InvalidArgument(
+            f"cannot mount {arguments.key!r}: {arguments.target} is not a directory; make it first (mkdir -p)",
+            argument="DIR",
+        )
     with open_to_write(arguments) as store:
         store.attach(arguments.key, arguments.target)
     if out.json:

@@ -42,6 +42,26 @@ class Parser(argparse.ArgumentParser):
         found.words = [*found.words, *words[at + 1 :]]
         return found, rest
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all of it; what is too much is told with the help of the command that did not take it."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UsageError(
+                f"{found.command} takes no {' '.join(rest)}; try `{self.prog} {found.command} --help`"
+                if hasattr(found, "command")
+                else f"unrecognized arguments: {' '.join(rest)}; try `{self.prog} --help`"
+            )
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:  # noqa: SLF001  # the only name it has
+            import difflib
+
+            near = difflib.get_close_matches(value, action.choices, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"there is no command {value!r}; {hint}`{self.prog} --help` lists them")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; try `{self.prog} --help`")
 

@@ -60,3 +60,19 @@ def test_every_command_has_a_handler() -> None:
     for parser in commands.choices.values():
         module, _, function = parser.get_default("handler").partition(":")
         assert callable(getattr(importlib.import_module(f"cowstore.cli.{module}"), function))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["comit"], "there is no command 'comit'; did you mean commit? `cowstore --help` lists them"),
+        (["bogus"], "there is no command 'bogus'; `cowstore --help` lists them"),
+        (["squash", "a", "b", "--name", "c"], "squash takes no --name c; try `cowstore squash --help`"),
+        ([], "the following arguments are required: COMMAND; try `cowstore --help`"),
+        (["commit", "a"], "the following arguments are required: KEY; try `cowstore commit --help`"),
+    ],
+)
+def test_wrong_words_are_told_with_a_way_out(words: list[str], said: str) -> None:
+    with pytest.raises(_parser.UsageError) as caught:
+        parse(*words)
+    assert str(caught.value) == said
