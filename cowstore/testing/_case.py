@@ -194,7 +194,11 @@ class Ground:
                 editor = Editor(top, round_=self._round, fresh=restart)
                 for edit in edits:
                     edit(editor)
-            self.assert_same(oracle.scan(self.flat), oracle.scan(root), what=f"{key} while mounted")
+            if is_root():
+                self.assert_same(oracle.scan(self.flat), oracle.scan(root), what=f"{key} while mounted")
+        if not is_root():
+            # The kernel gives a copied-up file another number in a user's namespace, and its names know it by and by.
+            self.same(key)
         self._round += 1
 
     def clear(self) -> None:
@@ -364,13 +368,21 @@ class Ground:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def is_root() -> bool:
+    """Tell whether this is root, and every id is at its disposal: in a user's own namespace it has few."""
+    if os.geteuid() != 0:
+        return False
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
 def run(case: Case, factory: Factory) -> None:
     """Run one case on a fresh store, and assert afterwards that the store is clean and nothing is left behind.
 
     :raises AssertionError: the driver or the store does not keep the law.
     :raises NotApplicable: the case asks for what is not there.
     """
-    if case.privileged and os.geteuid() != 0:
+    if case.privileged and not is_root():
         raise NotApplicable("only root can ask this")
     directories = (factory.directory,)
     before = leaks.held(directories)
