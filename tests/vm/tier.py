@@ -90,7 +90,7 @@ BESIDE_UDEV = dataclasses.replace(DEVICEMAPPER, name="devicemapper beside a udev
 DIRECTORIES = Run(
     name="overlay, btrfs, copy",
     drivers=("overlay", "btrfs", "copy"),
-    scratch="xfs",
+    scratch="btrfs",
     arguments=("tests/root/drivers/test_quota.py", *suite("machine", "cases", "model", "crowd", "faults"), CAUGHT),
 )
 TWO_PROCESSORS = Run(
