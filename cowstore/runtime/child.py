@@ -16,7 +16,6 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Sequence
     from typing import NoReturn
 
     from cowstore._linux.fd import Descriptor
@@ -175,8 +174,12 @@ def launch(
             timeout_s = more["timeout_s"]
             process_1 = more.get("process_1")
             streams = (stdin, stdout, stderr)
+            if spec.tty or isinstance(process_1, int):
+                # Of the one, the terminal is connected with them; the other has the program as its child.
+                for standard, fd in enumerate(streams):
+                    os.dup2(fd, standard)
             if isinstance(process_1, int):
-                container = _entered(spec, process_1, streams, newborn)
+                container = _entered(spec, process_1, newborn)
             else:
                 container = Container(spec, keep=keep, streams=streams, newborn=newborn)
             for fd in (*streams, *keep):
@@ -198,14 +201,12 @@ def launch(
         os._exit(0)
 
 
-def _entered(spec: Spec, process_1: int, streams: Sequence[int], newborn: Newborn | None) -> Container:
+def _entered(spec: Spec, process_1: int, newborn: Newborn | None) -> Container:
     """Start a program in a container that runs."""
     from cowstore.runtime.enter import Entered
 
     if newborn is not None:
         newborn.end()
-    for standard, fd in enumerate(streams):
-        os.dup2(fd, standard)
     return Entered(spec, process_1)
 
 
