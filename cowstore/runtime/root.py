@@ -70,7 +70,15 @@ def attach(mount: Fd, place: Fd) -> None:
 
 def separate_mounts(inside: Inside) -> None:  # noqa: ARG001  # every step has the same signature
     """Cut this namespace's mounts off from those outside, in both directions."""
-    mount_setattr(None, "/", OpenTreeFlag.RECURSIVE, propagation=MountFlag.PRIVATE)
+    try:
+        mount_setattr(None, "/", OpenTreeFlag.RECURSIVE, propagation=MountFlag.PRIVATE)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            error.add_note(
+                "this runs in a chroot whose directory is no mount point: mount it on itself before "
+                "(mount --bind DIR DIR)"
+            )
+        raise
 
 
 def open_binds(inside: Inside, *, binds: tuple[Bind, ...]) -> None:

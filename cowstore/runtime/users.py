@@ -154,5 +154,8 @@ def _give_streams(uid: int, *, terminal: bool) -> None:
         if terminal or stat.S_ISFIFO(os.fstat(fd).st_mode):
             try:
                 os.fchown(fd, uid, -1)
-            except PermissionError:
-                continue  # it belongs to somebody whom this user namespace does not know
+            except OSError as error:
+                # It belongs to somebody whom this user namespace does not know, or would have to; the latter is told
+                # when the ids are taken on.
+                if error.errno not in {errno.EPERM, errno.EINVAL}:
+                    raise
