@@ -14,7 +14,7 @@ from cowstore.model import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from cowstore._core import Core
     from cowstore._rows import Row
@@ -136,25 +136,26 @@ def destroy(core: Core) -> None:
 
     list(recover(core))
     rows = sorted(core.catalog.rows(), key=lambda row: row.id, reverse=True)
-    taken: list[int] = []
+    _expect_nobody_holds(core, rows)
+    if not leases.upgrade(core.root_fd):
+        raise Busy(
+            f"cannot destroy {core.root}: another process, or another part of this one, has the store open; "
+            "close it first"
+        )
     try:
-        taken.extend(core.seize_row(row, "destroy the store with") for row in rows)
-        if not leases.upgrade(core.root_fd):
-            raise Busy(
-                f"cannot destroy {core.root}: another process, or another part of this one, has the store open; "
-                "close it first"
-            )
-        driver = core.driver
-        core.catalog.begin_remove_all(owner=core.own("destroy"))
-        _faults.point("store.destroy.recorded")
-        for id in sorted({row.id for row in rows if row.kind != Kind.VIEW} | set(driver.held()), reverse=True):
-            driver.remove(id)
-        _faults.point("store.destroy.removed")
-        driver.destroy()
-        _faults.point("store.destroy.driver")
-    finally:
-        for fd in taken:
-            leases.drop(fd)
+        # Whoever had the store open is gone, but may have left a program running on a snapshot.
+        _expect_nobody_holds(core, rows)
+    except BaseException:
+        leases.downgrade(core.root_fd)
+        raise
+    driver = core.driver
+    core.catalog.begin_remove_all(owner=core.own("destroy"))
+    _faults.point("store.destroy.recorded")
+    for id in sorted({row.id for row in rows if row.kind != Kind.VIEW} | set(driver.held()), reverse=True):
+        driver.remove(id)
+    _faults.point("store.destroy.removed")
+    driver.destroy()
+    _faults.point("store.destroy.driver")
     core.catalog.close()
     parent, name = os.path.split(core.root)
     # The catalog goes last: until then the directory is a store that can be destroyed again.
@@ -167,3 +168,12 @@ def destroy(core: Core) -> None:
         os.rmdir(os.path.join(parent, name))
     core.disown()
     core.close()
+
+
+def _expect_nobody_holds(core: Core, rows: Iterable[Row]) -> None:
+    """Look for leases one by one: there may be more snapshots than a process may have files open.
+
+    :raises Busy: a lease is held.
+    """
+    for row in rows:
+        leases.drop(core.seize_row(row, "destroy the store with"))

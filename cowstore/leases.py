@@ -142,6 +142,11 @@ def upgrade(fd: int) -> bool:
     return True
 
 
+def downgrade(fd: int) -> None:
+    """Let others share an exclusive lock again."""
+    fcntl.flock(fd, fcntl.LOCK_SH)
+
+
 # Whose tree can only be realised once for writing (two overlays on one upper directory break each other) has more to
 # agree on: byte 0 of its lease file is locked shared by whoever has the tree writable, byte 1 exclusively while it is
 # being realised. These are locks of the open file (F_OFD_SETLK), apart from flock's, and end with it as those do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import threading
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from cowstore import (
     NotFound,
     Unsupported,
     WrongKind,
+    leases,
 )
 
 if TYPE_CHECKING:
@@ -366,6 +368,28 @@ def test_destroy_wants_to_be_alone(opened: Callable[..., cowstore.Store], root: 
     first.destroy()
     assert not root.exists()
     first.close()
+
+
+def test_destroy_keeps_the_store_where_a_program_still_runs(opened: Callable[..., cowstore.Store]) -> None:
+    store = opened()
+    store.prepare("job")
+    left = leases.share(store._core.leases_fd, store.stat("job").id)
+    with pytest.raises(Busy, match="job"):
+        store.destroy()
+    opened().prepare("another")
+    leases.drop(left)
+
+
+def test_more_snapshots_than_open_files_can_be_destroyed(store: cowstore.Store, root: Path) -> None:
+    for number in range(80):
+        store.prepare(f"job-{number}")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, before[1]))
+    try:
+        store.destroy()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not root.exists()
 
 
 def test_a_removal_without_room_for_its_record(store: cowstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
