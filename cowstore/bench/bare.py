@@ -50,7 +50,11 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
     place = open_(directory, os.O_PATH | os.O_DIRECTORY)
     top, point = (os.fsencode(os.path.join(directory, name)) for name in ("1", "point"))
     below = os.fsencode(lower)
-    settings = ((_lower_option(), below), (b"upperdir", top + b"/fs"), (b"workdir", top + b"/work"))
+    settings = (
+        (_lower_option(below, os.fsencode(directory)), below),
+        (b"upperdir", top + b"/fs"),
+        (b"workdir", top + b"/work"),
+    )
 
     def cycle(fd: int = place.fileno(), _held: object = place) -> None:
         for name in (b"1", b"1/fs", b"1/work", b"point"):
@@ -75,11 +79,16 @@ def overlay_cycle(directory: str, lower: str) -> Callable[[], None]:
     return cycle
 
 
-def _lower_option() -> bytes:
-    """Return the option for one layer below: kernels before 6.7 take them all as one."""
+def _lower_option(*lowers: bytes) -> bytes:
+    """Return the option for one layer below: kernels before 6.7 take all of them as one.
+
+    :param lowers: two directories that can be layers; only an overlay of them, never mounted, tells.
+    """
     context = _ok(_fsopen(b"overlay", 1))
     try:
-        return b"lowerdir" if _fsconfig(context, _SET_STRING, b"lowerdir+", b"/", 0) == -1 else b"lowerdir+"
+        for lower in lowers:
+            _fsconfig(context, _SET_STRING, b"lowerdir+", lower, 0)
+        return b"lowerdir" if _fsconfig(context, _CREATE, None, None, 0) == -1 else b"lowerdir+"
     finally:
         _close(context)
 
