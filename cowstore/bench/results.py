@@ -245,11 +245,15 @@ def merge(first: Run, *others: Run) -> Run:
         measured = {series.subject for series in other.series}
         merged.absent = {
             subject: reason
-            for subject, reason in {**other.absent, **merged.absent}.items()
+            for subject, reason in {**_marked(other.absent, suffix), **merged.absent}.items()
             if subject not in measured or subject in {series.subject for series in first.series}
         }
         merged.budgets.extend(other.budgets)
     return merged
+
+
+def _marked(absent: dict[str, str], suffix: str) -> dict[str, str]:
+    return {subject + suffix: reason for subject, reason in absent.items()}
 
 
 def _renamed(series: Series, suffix: str) -> Series:

@@ -53,11 +53,13 @@ def test_another_machines_figures_keep_apart() -> None:
     there.machine = {**there.machine, "kernel": "6.1-aufs"}
     there.series = [one for one in there.series if one.subject in {"copy", "bare"}]
     there.add("life", "devicemapper", "prepare", [1e-3], floor="bare")
+    there.absent = {"floors": "why"}
     merged = results.merge(here, there)
     subjects = {one.subject for one in merged.series}
     assert {"overlay", "copy", "copy @ 6.1-aufs", "devicemapper @ 6.1-aufs", "bare @ 6.1-aufs"} <= subjects
     assert [one.floor for one in merged.series if one.subject.startswith("devicemapper")] == ["bare @ 6.1-aufs"]
     assert "devicemapper" not in merged.absent
+    assert merged.absent["floors @ 6.1-aufs"] == "why"
     assert any("6.1-aufs" in line for line in merged.method)
 
 
