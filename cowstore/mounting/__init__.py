@@ -94,7 +94,7 @@ def detached(mounts: Iterable[Mount]) -> Descriptor:
         if steps[0].type == "aufs":
             from cowstore.mounting import aufs
 
-            aufs.verify(steps)
+            aufs.verify(steps, trees[-1])
     except OSError as error:
         close_all(trees)
         if error.errno == errno.EINVAL and _is_too_much(steps):

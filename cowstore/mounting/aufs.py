@@ -1,9 +1,9 @@
 """What AUFS needs of whoever mounts: branches told by descriptor, and a look at what the kernel made of them.
 
 AUFS takes a wrong permission for another one, and drops what follows an empty path, without an error. So after a mount
-its branches are read back from sysfs, the only place that tells them.
+its branches are read back, by its own ioctl, or where that is not there from sysfs.
 
-Source: measured (aufs 20240701); ``/sys/fs/aufs/si_<id>/br<N>``.
+Source: measured (aufs 20240701); ``linux/aufs_type.h``; ``/sys/fs/aufs/si_<id>/br<N>``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ BRANCHES = frozenset((b"br", b"append"))
 MAX_DIRECT_BYTES = 40
 """A longer branch is told by descriptor: so 80 of them always fit into one call, and 127 into two."""
 
-AWKWARD = b":,="
+_RW, _RO, _RR = b"rw", b"ro", b"rr"
 BY_DESCRIPTOR = b"/proc/self/fd/"
 
 
 def by_descriptor(value: bytes) -> bool:
     """Tell whether a branch, ``PATH=PERMISSION``, is told by a descriptor: it is long, or would be misread."""
-    path = value.rpartition(b"=")[0]
-    return len(value) > MAX_DIRECT_BYTES or any(byte in path for byte in AWKWARD)
+    if len(value) > MAX_DIRECT_BYTES:
+        return True
+    # The permission has its own sign, and none of the others.
+    return b":" in value or b"," in value or value.count(b"=") > 1
 
 
 def branch(value: bytes, held: list[Descriptor]) -> bytes:
@@ -96,26 +98,59 @@ def in_use(path: str | bytes, root: str | None = None) -> bool:
     return any(there == real for stack in stacks(root) for there, _permission in stack)
 
 
-def verify(steps: Iterable[Mount], root: str | None = None) -> None:
+def verify(steps: Iterable[Mount], tree: Descriptor, root: str | None = None) -> None:
     """Make sure that the kernel has a mount with exactly the branches of *steps*.
 
-    :raises OSError: EINVAL, it made another; the note says which. Without sysfs nothing can be told, and nothing is.
+    :param tree: its root directory. :param root: another directory in place of ``/sys/fs/aufs``.
+    :raises OSError: EINVAL, it made another; the note says which. Without ioctl and sysfs nothing can be told, and
+        nothing is.
     """
-    where = ROOT if root is None else root
+    wanted = [(path, _kind(permission)) for path, permission in told(steps)]
+    made = _branches(tree)
+    if made is None:
+        _verify_by_sysfs(wanted, ROOT if root is None else root)
+    elif made != wanted and made != _resolved(wanted):
+        raise _another(wanted, made)
+
+
+def _branches(tree: Descriptor) -> list[tuple[bytes, tuple[bytes, bool]]] | None:
+    """Ask a mount for its branches; None where it does not tell."""
+    from cowstore._linux import aufs
+
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
+    try:
+        found = aufs.brinfo(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    kinds = {aufs.PERM_RW: _RW, aufs.PERM_RO: _RO, aufs.PERM_RR: _RR}
+    return [(unescape(path), (kinds.get(bits & 7, b""), bool(bits & aufs.ATTR_WH))) for path, bits in found]
+
+
+def _resolved(branches: list[tuple[bytes, tuple[bytes, bool]]]) -> list[tuple[bytes, tuple[bytes, bool]]]:
+    """Return the branches by the paths that the kernel has for them."""
+    return [(os.path.realpath(path), kind) for path, kind in branches]
+
+
+def _verify_by_sysfs(wanted: list[tuple[bytes, tuple[bytes, bool]]], where: str) -> None:
     if not os.path.isdir(where):
         return
-    wanted = [(os.path.realpath(path), _kind(permission)) for path, permission in told(steps)]
+    wanted = _resolved(wanted)
     others = []
     for stack in stacks(where):
         found = [(path, _kind(permission)) for path, permission in stack]
         if found == wanted:
             return
         if found[0][0] == wanted[0][0]:
-            others.append(stack)
+            others.append(found)
+    raise _another(wanted, others[0] if others else [])
+
+
+def _another(wanted: list[tuple[bytes, tuple[bytes, bool]]], made: list[tuple[bytes, tuple[bytes, bool]]]) -> OSError:
     error = OSError(errno.EINVAL, "AUFS made another mount than it was told to", os.fsdecode(wanted[0][0]))
-    made = others[0] if others else []
     error.add_note(f"{len(wanted)} branches were told, and {len(made)} are there: {made[:3]}…")
-    raise error
+    return error
 
 
 def _kind(permission: bytes) -> tuple[bytes, bool]:

@@ -37,18 +37,15 @@ class Branch:
     """A directory and its permission.
 
     :ivar path: absolute. :ivar permission: as AUFS writes it, ``rw`` or ``ro+wh`` perhaps with attributes.
+    :ivar value: both, as an option's value.
     """
 
-    __slots__ = ("path", "permission")
+    __slots__ = ("path", "permission", "value")
 
     def __init__(self, path: bytes, permission: bytes) -> None:
         self.path = path
         self.permission = permission
-
-    @property
-    def value(self) -> bytes:
-        """The branch as an option's value."""
-        return self.path + b"=" + self.permission
+        self.value = path + b"=" + permission
 
     @property
     def told_bytes(self) -> int:
@@ -102,17 +99,20 @@ def _check(branches: Sequence[Branch], max_branches: int) -> None:
     seen: set[bytes] = set()
     for branch in branches:
         path = branch.path
-        if not path.startswith(b"/") or b"\0" in path:
+        if path[:1] != b"/" or b"\0" in path:
             raise ValueError(f"an AUFS branch must be an absolute path, not {path!r}")
-        if path.rstrip(b"/") in seen:
-            raise ValueError(f"{path!r} is an AUFS branch twice")
-        seen.add(path.rstrip(b"/"))
-    for path in seen:
-        above = path
-        while above:
-            above = above.rpartition(b"/")[0]
+        path = path.rstrip(b"/")
+        if path in seen:
+            raise ValueError(f"{branch.path!r} is an AUFS branch twice")
+        seen.add(path)
+    looked_at: set[bytes] = set()
+    for path in seen - {b""}:
+        above = path.rpartition(b"/")[0]
+        while above not in looked_at:
+            looked_at.add(above)
             if above in seen:
                 raise ValueError(f"the AUFS branch {path!r} lies in another, {above!r}")
+            above = above.rpartition(b"/")[0]
 
 
 def _fill(

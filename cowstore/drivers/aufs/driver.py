@@ -58,6 +58,7 @@ class Aufs(DirectoryDriver):
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         assert isinstance(options, Options)
         self._options = options
+        self._parents: dict[str, str] = {}
         if options.max_branches != builder.MAX_BRANCHES:
             import dataclasses
 
@@ -83,9 +84,22 @@ class Aufs(DirectoryDriver):
 
     # Ids.
 
+    def chain(self, name: str) -> list[str]:
+        """List an id and its ancestors, nearest first; a parent that was read once is known."""
+        found = [name]
+        known = self._parents
+        while (above := known.get(name)) is not None:
+            found.append(above)
+            name = above
+        for above in super().chain(name)[1:]:
+            known[found[-1]] = above
+            found.append(above)
+        return found
+
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
         """Make the branch of *id*; it gets its name when it is complete."""
         self.refuse_size(id, size_bytes)
+        self._parents.pop(str(id), None)
         new = f"new-{id}"
         try:
             self.start(id, parent)
@@ -146,6 +160,7 @@ class Aufs(DirectoryDriver):
 
         :raises Busy: it holds it much longer: the mount was only taken off its place, and somebody still uses it.
         """
+        self._parents.pop(str(id), None)
         for attempt in range(_BUSY_ATTEMPTS):
             try:
                 super().remove(id)
@@ -172,7 +187,8 @@ class Aufs(DirectoryDriver):
 
     def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
         """Describe the mount of the branch of *id* over its ancestors', and the remounts that add those left over."""
-        paths = [os.fsencode(f"{self.directory}/{name}/fs") for name in self.chain(str(id))]
+        here = os.fsencode(self.directory)
+        paths = [b"%s/%s/fs" % (here, name.encode()) for name in self.chain(str(id))]
         writable = not (read_only or self.read_only)
         if not self.read_only and self.has(f"{USED}/{id}") and not live.in_use(paths[0]):
             # Whoever had it mounted died.
@@ -353,6 +369,7 @@ class Aufs(DirectoryDriver):
 
     def repair(self, id: int, parent: int | None, sealed: bool, kind: FindingKind) -> bool:
         """Mend the link to the parent, or drop pseudo-links that nothing can flush any more."""
+        self._parents.clear()
         if kind != "unfinished":
             return super().repair(id, parent, sealed, kind)
         self._drop_links(id)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cowstore import mounting
+from cowstore._linux import aufs as abi
 from cowstore._linux import files
+from cowstore._linux.fd import open_
 from cowstore.drivers.aufs import Aufs, plink, probe, view
 from cowstore.drivers.aufs import driver as driver_module
 from cowstore.errors import Busy, DriverUnavailable, Unsupported
@@ -151,10 +153,36 @@ def test_a_wrong_permission_is_seen(tmp_path: Path, aufs: Aufs, wrong: str) -> N
     for number, id in enumerate((2, 1)):
         permission = wrong if id == 1 else "ro+wh"
         (directory / f"br{number}").write_text(f"{branch(aufs, id)}={permission}\n")
-    with pytest.raises(OSError, match="another mount"):
-        live.verify(steps, str(tmp_path / "other"))
-    (directory / "br1").write_text(f"{branch(aufs, 1)}=ro+wh\n")
-    live.verify(steps, str(tmp_path / "other"))
+    with open_(str(tmp_path), os.O_PATH) as no_aufs:
+        with pytest.raises(OSError, match="another mount"):
+            live.verify(steps, no_aufs, str(tmp_path / "other"))
+        (directory / "br1").write_text(f"{branch(aufs, 1)}=ro+wh\n")
+        live.verify(steps, no_aufs, str(tmp_path / "other"))
+
+
+def bits(permission: str) -> int:
+    kinds = {"rw": abi.PERM_RW, "ro": abi.PERM_RO, "rr": abi.PERM_RR}
+    kind, _, attribute = permission.partition("+")
+    return kinds[kind] | (abi.ATTR_WH if attribute else 0)
+
+
+@pytest.mark.parametrize("wrong", ["ro", "rw", "rr+wh"])
+def test_a_wrong_permission_is_told_by_the_mount_itself(
+    tmp_path: Path, aufs: Aufs, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain(aufs, 2)
+    steps = aufs.mounts(2, True)
+    said = [(os.fsencode(branch(aufs, 2)), bits("ro+wh")), (os.fsencode(branch(aufs, 1)), bits("ro+wh"))]
+    monkeypatch.setattr(abi, "brinfo", lambda _fd: said)
+    with open_(str(tmp_path), os.O_PATH) as tree:
+        live.verify(steps, tree)
+        said[1] = said[1][0], bits(wrong)
+        with pytest.raises(OSError, match="another mount"):
+            live.verify(steps, tree)
+        del said[1]
+        with pytest.raises(OSError, match="another mount") as caught:
+            live.verify(steps, tree)
+    assert "2 branches were told, and 1 are there" in caught.value.__notes__[0]
 
 
 def test_more_than_ten_branches_are_read_in_order(tmp_path: Path) -> None:
