@@ -93,7 +93,7 @@ def write_configuration(inside: Inside, *, spec: Spec) -> None:
     import json
     from dataclasses import replace
 
-    from cowstore.runtime.config import config
+    from cowstore.runtime.config import ROOT, config
     from cowstore.runtime.users import resolve
 
     uid, gid, groups, home = resolve(inside, spec.user)
@@ -109,11 +109,25 @@ def write_configuration(inside: Inside, *, spec: Spec) -> None:
     else:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
     path = _lookup(inside, spec.argv[0], dict(spec.env).get("PATH", ""), cwd)
-    # The network is that of process 1, and the limits are on our own groups.
-    told = replace(spec, binds=binds, cwd=cwd, argv=(path, *spec.argv[1:]), limits=None, network="host")
-    content = json.dumps(config(told, (uid, gid, groups, home)))
+    # The network is that of process 1, the limits are on our own groups, and the root is read-only already: runc would
+    # remount it, without `nodev`.
+    argv = (path, *spec.argv[1:])
+    told = replace(spec, binds=binds, cwd=cwd, argv=argv, limits=None, network="host", read_only=False)
+    made = config(told, (uid, gid, groups, home))
+    if os.path.basename(spec.runtime) in _WITHOUT_GROUPS:
+        made["hooks"] = _keeping_devices_out(os.path.join(inside.bundle, ROOT), read_only=spec.read_only)
+    content = json.dumps(made)
     with open(os.path.join(inside.bundle, "config.json"), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(content)
+
+
+def _keeping_devices_out(root: str, *, read_only: bool) -> dict[str, object]:
+    """Return the hook that has the device nodes of an image open nothing.
+
+    crun drops that from the root it is given, and without control groups has no other guard.
+    """
+    options = "remount,bind,nodev" + (",ro" if read_only else "")
+    return {"createContainer": [{"path": "/usr/bin/mount", "args": ["mount", "-n", "-o", options, root]}]}
 
 
 def _denies_groups() -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import cowstore
 from tests.root.cli.shell import Shell
 from tests.root.cli.test_run import Runner
 from tests.root.runtime.test_bundle import RUNTIMES
@@ -31,8 +32,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def adopted(root: Path) -> str:
     """Make this machine's root a layer of a store; returns its key."""
-    import cowstore
-
     with cowstore.open(root, driver="overlay") as store:
         store.adopt("host", "/")
     return "host"
@@ -125,6 +124,17 @@ def test_isolation(left: Runner) -> None:
         "socket.create_connection(s.getsockname()); print('reached')"
     )
     assert left("--", "python3", "-c", script) == "reached\n"
+
+
+def test_device_nodes_of_the_image_open_nothing(left: Runner) -> None:
+    left("--commit", "base", "--", "true")
+    with cowstore.open(left.root) as store:
+        store.prepare("work", "base")
+        with store.mounted("work") as root:
+            os.mknod(root / "srv/null", 0o20666, os.makedev(1, 3))
+        store.commit("nodes", "work")
+    for more in ([], ["--read-only"]):
+        assert b"Permission denied" in left.run("--base", "nodes", *more, "--", "cat", "/srv/null").stderr
 
 
 def test_limits(left: Runner) -> None:
