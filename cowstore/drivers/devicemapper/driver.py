@@ -10,16 +10,16 @@ from cowstore._linux import dm
 from cowstore._linux.fd import open_
 from cowstore._linux.files import syncfs
 from cowstore.driver import Driver
-from cowstore.drivers.devicemapper import filesystem, opening
+from cowstore.drivers.devicemapper import filesystem, mounted, opening
 from cowstore.drivers.devicemapper.base import BASE
 from cowstore.drivers.devicemapper.borrowed import SPAN
 from cowstore.drivers.devicemapper.locks import OPENING, UserLock, locked
 from cowstore.drivers.devicemapper.metadata_snapshot import hold
 from cowstore.drivers.devicemapper.options import Options as PoolOptions
 from cowstore.drivers.devicemapper.record import IdRecord, Ids
-from cowstore.drivers.devicemapper.status import DATA, METADATA
+from cowstore.drivers.devicemapper.status import DATA
 from cowstore.errors import Busy, CowstoreError, OutOfSpace, StoreCorrupt, Unsupported
-from cowstore.model import Capabilities, Mount, MountFlag
+from cowstore.model import Capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cowstore.drivers.devicemapper.filesystem import SuperBlock
     from cowstore.drivers.devicemapper.metadata import Metadata
+    from cowstore.model import Mount
     from cowstore.results import DriverStatus, FindingKind, Problem, Usage
 
 _LARGEST_ID = (1 << 24) - 1
@@ -84,12 +85,17 @@ class DeviceMapper(Driver):
         self._pool.ensure_room()
         fresh = self._ids.add(id, IdRecord(parent=origin, size_bytes=inherited))
         _faults.point("devicemapper.create.recorded")
-        if above.sealed:
-            # Its device, if active at all, is read-only: no write is under way that a suspend would have to wait for.
-            self._snapshot(id, origin, fresh=fresh)
-        else:
-            with locked(self.directory, origin), self._thins.suspended(origin):
+        try:
+            if above.sealed:
+                # Its device, if active at all, is read-only: no write is under way for which a suspend would wait.
                 self._snapshot(id, origin, fresh=fresh)
+            else:
+                with locked(self.directory, origin), self._thins.suspended(origin):
+                    self._snapshot(id, origin, fresh=fresh)
+        except (OSError, CowstoreError):
+            if fresh:
+                self._ids.drop(id)
+            raise
         if wanted > inherited:
             self.resize(id, wanted)
 
@@ -99,8 +105,6 @@ class DeviceMapper(Driver):
         except OSError as error:
             if error.errno == errno.EEXIST and not fresh:
                 return  # Done before.
-            if fresh:
-                self._ids.drop(id)
             if error.errno == errno.EEXIST:
                 text = f"the pool {self._pool.name} holds a device {id} of which nothing is known; run `cowstore check`"
                 raise StoreCorrupt(text, path=self.directory) from error
@@ -146,21 +150,18 @@ class DeviceMapper(Driver):
                     self._thins.deactivate(id, defer=True)
 
     def _grow(self, id: int, info: dm.Info, size: int) -> None:
-        from cowstore.mounting import detached
-
         block = self._super_block(id, info).block_bytes
-        with detached([self._mount(info, read_only=False, subdir=None)]) as top:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top.fileno())
-            try:
-                filesystem.grow(self._pool.record.file_system, fd, block, size)
-            finally:
-                os.close(fd)
+        with self._opened(info) as fd:
+            filesystem.grow(self._pool.record.file_system, fd, block, size)
+
+    def _opened(self, info: dm.Info) -> AbstractContextManager[int]:
+        return mounted.opened(self._pool.record.file_system, self._thins.node(info), info)
 
     def seal(self, id: int) -> None:
         with locked(self.directory, id):
             known = self._known(id)
             if known.lost:
-                raise self._lost(id)
+                raise self._pool.lost(id)
             if not known.sealed:
                 self._settle(id, known)
                 self._ids.put(id, known.seal())
@@ -180,7 +181,7 @@ class DeviceMapper(Driver):
                 self._replay(info)
                 found = self._super_block(id, info)
             if found.damaged:
-                raise self._lost(id)
+                raise self._pool.lost(id)
             if not self.volatile:
                 with open_(self._thins.node(info), os.O_RDWR) as device:
                     os.fsync(device.fileno())
@@ -189,19 +190,8 @@ class DeviceMapper(Driver):
 
     def _replay(self, info: dm.Info) -> None:
         """Mount and unmount, which empties the journal."""
-        from cowstore.mounting import detached
-
-        detached([self._mount(info, read_only=False, subdir=None)]).close()
-
-    def _lost(self, id: int) -> CowstoreError:
-        """Make the error for a file system to which not all could be written."""
-        status = self._pool.status()
-        if status.mode != "rw" or not status.free(DATA) or not status.free(METADATA):
-            return self._pool.full(DATA if not status.free(DATA) else METADATA, status)
-        return CowstoreError(
-            f"something written to id {id} of the pool {self._pool.name} is lost (perhaps since the pool was full for "
-            "a time), so that it cannot be committed; remove it and make it again"
-        )
+        with self._opened(info):
+            pass
 
     # Using.
 
@@ -209,23 +199,33 @@ class DeviceMapper(Driver):
         known = self._known(id)
         with locked(self.directory, id):
             info = self._thins.activate(id, known.size_bytes, read_only=known.sealed)
-        if not read_only:
-            self._grow_for_writers(known.size_bytes)
-        return (self._mount(info, read_only=read_only, volatile=volatile),)
-
-    def _mount(
-        self, info: dm.Info, *, read_only: bool, volatile: bool = False, subdir: bytes | None = filesystem.ROOT
-    ) -> Mount:
+        if not read_only and not self._grow_for_writers(known.size_bytes) and not info.open_count:
+            info = self._readable(id, known, info)
         kind = self._pool.record.file_system
-        return Mount(
-            type=kind.value,
-            source=os.fsencode(self._thins.node(info)),
-            options=filesystem.mount_options(kind, read_only=info.read_only, volatile=volatile),
-            flags=MountFlag.RDONLY if read_only else MountFlag.NONE,
-            subdir=subdir,
-        )
+        return (mounted.describe(kind, self._thins.node(info), info, read_only=read_only, volatile=volatile),)
 
-    def _grow_for_writers(self, size_bytes: int) -> None:
+    def _readable(self, id: int, known: IdRecord, info: dm.Info) -> dm.Info:
+        """Make sure that an id can be mounted although the pool is full: if not for writing, then for reading.
+
+        ext4 notes a mount in its super block, and there may be no room for the copy of that block.
+        """
+        if not self._pool.status().is_full:
+            return info
+        try:
+            self._replay(info)
+        except OSError as error:
+            from cowstore._log import logger
+
+            name = self._thins.name(id)
+            logger(__name__).warning(
+                "id %d (the device %s) is mounted read-only, since the pool is full: %s", id, name, error
+            )
+            with locked(self.directory, id):
+                self._thins.deactivate(id, defer=False)
+                return self._thins.activate(id, known.size_bytes, read_only=True)
+        return info
+
+    def _grow_for_writers(self, size_bytes: int) -> bool:
         """Give the pool room for all that may be written to what is active now, as far as it may grow.
 
         A pool that stays full is no reason not to mount: what is there can be read, and removed.
@@ -235,7 +235,8 @@ class DeviceMapper(Driver):
         try:
             self._pool.ensure_room(size_bytes + max(0, active - 1) * self._pool.record.base_bytes)
         except OutOfSpace:
-            return
+            return False
+        return True
 
     def before_unmount(self, id: int, root_fd: int) -> None:
         """Write out what was written: unmounting would not tell that a full pool took none of it."""
@@ -246,7 +247,7 @@ class DeviceMapper(Driver):
         except OSError as error:
             with locked(self.directory, id):
                 self._ids.put(id, self._known(id).lose())
-            raise self._lost(id) from error
+            raise self._pool.lost(id) from error
 
     def release(self, id: int) -> None:
         with locked(self.directory, id):
@@ -293,8 +294,15 @@ class DeviceMapper(Driver):
         """Remove what could not be removed before."""
         for id in self._ids.doomed():
             with locked(self.directory, id):
-                if self._ids.is_doomed(id) and self._remove(id):
-                    self._ids.drop(id)
+                try:
+                    if self._ids.is_doomed(id) and self._remove(id):
+                        self._ids.drop(id)
+                except (OSError, CowstoreError) as error:
+                    # One that is stuck is no reason to keep the others, or not to open the store.
+                    from cowstore._log import logger
+
+                    name = self._thins.name(id)
+                    logger(__name__).warning("cannot remove id %d (the device %s) now: %s", id, name, error)
 
     def drain(self) -> None:
         self._reap()
@@ -359,17 +367,10 @@ class DeviceMapper(Driver):
 
     def _write_out(self, id: int) -> None:
         """Let a mounted, written file system put into the pool what is only in memory."""
-        from cowstore.mounting import detached
-
         info = self._thins.find(id)
-        if info is None or info.read_only or not info.open_count:
-            return
-        with detached([self._mount(info, read_only=False)]) as tree:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
-            try:
+        if info is not None and not info.read_only and info.open_count:
+            with self._opened(info) as fd:
                 syncfs(fd)
-            finally:
-                os.close(fd)
 
     def status(self) -> DriverStatus:
         from cowstore.drivers.devicemapper.reporting import status
@@ -394,16 +395,5 @@ class DeviceMapper(Driver):
             opening.close_pool(self._pool, lock)
 
     def destroy(self) -> None:
-        with locked(self.directory, OPENING):
-            if not self._pool.deactivate():
-                raise Busy(f"the pool {self._pool.name} is still in use; unmount what is mounted of it, then try again")
-            opening.remove_files(self._pool)
-            lock, self._lock = self._lock, None
-            if lock is not None:
-                lock.close()
-                self._pool.control.close()
-        for name in ("lock", "ids.lock"):
-            try:
-                os.unlink(os.path.join(self.directory, name))
-            except FileNotFoundError:
-                continue
+        opening.destroy_pool(self._pool, self._lock)
+        self._lock = None

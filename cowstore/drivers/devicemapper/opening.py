@@ -14,7 +14,7 @@ from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
 from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.drivers.devicemapper.thin import Thins
-from cowstore.errors import DriverUnavailable, StoreCorrupt
+from cowstore.errors import Busy, DriverUnavailable, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,6 +177,23 @@ def remove_files(pool: Pool) -> None:
     for name in [*names, record.POOL + ".new", record.POOL]:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
+
+
+def destroy_pool(pool: Pool, lock: UserLock | None) -> None:
+    """End the pool and remove what was made for it.
+
+    :raises Busy: one of its devices is mounted.
+    """
+    with locked(pool.directory, OPENING):
+        if not pool.deactivate():
+            raise Busy(f"the pool {pool.name} is still in use; unmount what is mounted of it, then try again")
+        remove_files(pool)
+        if lock is not None:
+            lock.close()
+            pool.control.close()
+    for name in ("lock", "ids.lock"):
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(pool.directory, name))
 
 
 def close_pool(pool: Pool, lock: UserLock) -> None:

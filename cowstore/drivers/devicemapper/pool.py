@@ -55,7 +55,8 @@ class Pool:
         self.dev = 0
         # The pool's fill when there was last seen to be room below it: a snapshot by itself takes none.
         self._host_checked = -1
-        self._events_seen = -1
+        self.events_seen = -1
+        """The kernel's count of events when `status` last told of them."""
 
     def number(self, id: int) -> int:
         """Return the number that an id's device has in the pool."""
@@ -274,19 +275,6 @@ class Pool:
             )
         return read_status(words, self.record.block_bytes, info.event_nr)
 
-    def new_events(self, status: PoolStatus) -> int:
-        """Count the kernel's events since this was last asked, and log what has become of the pool if there are any."""
-        seen, self._events_seen = self._events_seen, status.events
-        if seen < 0 or status.events <= seen:
-            return 0
-        from cowstore._log import logger
-
-        logger(__name__).warning(
-            "the pool %s has called: %d of %d bytes of data and %d of %d of metadata are used, mode %s",
-            self.name, status.data_used, status.data_total, status.metadata_used, status.metadata_total, status.mode,
-        )  # fmt: skip
-        return status.events - seen
-
     def full(self, what: str, status: PoolStatus) -> OutOfSpace:
         """Make the error that says what is full, and what to do."""
         used, total = (
@@ -302,6 +290,16 @@ class Pool:
             what=what,
             used=used,
             total=total,
+        )
+
+    def lost(self, id: int) -> CowstoreError:
+        """Make the error for a file system to which not all could be written."""
+        status = self.status()
+        if status.is_full or not status.free(METADATA):
+            return self.full(DATA if not status.free(DATA) else METADATA, status)
+        return CowstoreError(
+            f"something written to id {id} of the pool {self.name} is lost (perhaps since the pool was full for a "
+            "time), so that it cannot be committed; remove it and make it again"
         )
 
     # Growing.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.filesystem import SuperBlock
     from cowstore.drivers.devicemapper.pool import Pool
     from cowstore.drivers.devicemapper.record import Ids
+    from cowstore.drivers.devicemapper.status import PoolStatus
     from cowstore.drivers.devicemapper.thin import Thins
 
 
@@ -42,13 +43,27 @@ def status(pool: Pool) -> DriverStatus:
         "when full": "error" if now.fails_when_full else "queue",
         "discards reach the data": "yes" if now.discards_pass_down else "no",
         "transaction id": str(now.transaction),
-        "events": f"{now.events}, of which {pool.new_events(now)} are new",
+        "events": f"{now.events}, of which {_new_events(pool, now)} are new",
     }
     if pool.record.on_files:
         details["data file on disk"] = str(os.stat(pool.path(DATA)).st_blocks * 512)
         details["data may grow to"] = str(pool.options.data_limit_bytes)
         details["metadata may grow to"] = str(pool.options.metadata_limit_bytes)
     return DriverStatus(free_bytes=max(0, free), total_bytes=total, details=details)
+
+
+def _new_events(pool: Pool, now: PoolStatus) -> int:
+    """Count the kernel's events since this was last asked, and log what has become of the pool if there are any."""
+    seen, pool.events_seen = pool.events_seen, now.events
+    if seen < 0 or now.events <= seen:
+        return 0
+    from cowstore._log import logger
+
+    logger(__name__).warning(
+        "the pool %s has called: %d of %d bytes of data and %d of %d of metadata are used, mode %s",
+        pool.name, now.data_used, now.data_total, now.metadata_used, now.metadata_total, now.mode,
+    )  # fmt: skip
+    return now.events - seen
 
 
 def _level(used: int, total: int) -> str:

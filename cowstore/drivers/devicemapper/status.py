@@ -31,6 +31,11 @@ class PoolStatus:
     fails_when_full: bool
     events: int
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a write that needs another block fails now."""
+        return self.mode != "rw" or not self.free(DATA)
+
     def free(self, what: str) -> int:
         if what == DATA:
             return self.data_total - self.data_used

@@ -17,7 +17,7 @@ from cowstore._linux._call import bind, oserror, retry
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import nodes
 from cowstore.drivers.devicemapper.pool import swap_table
-from cowstore.errors import Busy, StoreCorrupt
+from cowstore.errors import Busy, CowstoreError, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,10 +201,15 @@ class Suspended:
             return False
         try:
             dm.dev_suspend(self._thins.control, self._name)
-        except BaseException:
+        except BaseException as error:
             # A suspend that failed half-way may have stopped some of it.
             dm.dev_resume(self._thins.control, self._name)
-            raise
+            if not isinstance(error, OSError):
+                raise
+            raise CowstoreError(
+                f"the device {self._name} of id {self._id} cannot be suspended for a snapshot ({error.strerror}); it "
+                "goes on as before, and no snapshot was made: see the kernel's log, then try again"
+            ) from error
         return True
 
     def __exit__(self, *_: object) -> None:
