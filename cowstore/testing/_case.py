@@ -270,7 +270,7 @@ class Ground:
             if keys[1:]:
                 self._look_further(key, keys[-2])
             self.look(key)
-            self._round_trip(key, parent)
+            self.round_trip(key, parent)
             keys.append(key)
             parent = key
         return keys
@@ -280,7 +280,7 @@ class Ground:
         expected = oracle.changes(self.scan(base), self.scan(key))
         oracle.assert_changes(self.changes(key, base), expected, what=f"changes of {key} from {base}")
 
-    def _round_trip(self, key: str, parent: str | None) -> None:
+    def round_trip(self, key: str, parent: str | None) -> None:
         """Write the layer as an archive, apply that to another child of the parent, and compare the two."""
         from cowstore.errors import InvalidLayer
 

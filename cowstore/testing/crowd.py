@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -196,11 +197,14 @@ PAIRS = (
     "import",
     "reopen",
     "check",
+    "apply",
+    "squash",
+    "cleanup",
 )
 """The verbs that are raced against each other, each pair of them."""
 
 
-def race(ground: Ground, first: str, second: str, *, threads: bool, turns: int = 4) -> None:
+def race(ground: Ground, first: str, second: str, *, threads: bool, turns: int = 3) -> None:
     """Let two verbs run at once on the same keys, in two threads of one store or in two processes.
 
     :raises AssertionError: one of them fails by more than having lost, or the store is not clean.
@@ -288,5 +292,15 @@ def _racing(store: Store, verb: str, turn: int) -> None:
             case "check":
                 findings = store.check()
                 assert not findings, f"check beside other verbs: {findings}"
+            case "apply":
+                archive = io.BytesIO()
+                store.export_layer("base", archive)
+                archive.seek(0)
+                store.apply_layer("active", archive)
+            case "squash":
+                store.squash(f"flat-{turn}", "base")
+                store.remove(f"flat-{turn}")
+            case "cleanup":
+                store.cleanup()
             case _:
                 raise CowstoreError(f"no such verb: {verb}")

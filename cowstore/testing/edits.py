@@ -229,3 +229,61 @@ def _move(source: bytes, target: bytes) -> None:
             os.setxattr(target, attribute, os.getxattr(source, attribute))
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
     os.rmdir(source)
+
+
+def attempt(tree: Editor, name: str, path: str, other: str, number: int) -> str:
+    """Do one edit; return what it raised, as a word."""
+    try:
+        _do(tree, name, path, other, number)
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    except ValueError as error:
+        return str(error)
+    return "done"
+
+
+_MAKING = {"write", "replace", "mkdir", "symlink", "fifo", "device", "sparse", "socket"}
+
+
+def _do(tree: Editor, name: str, path: str, other: str, number: int) -> None:
+    above = os.path.dirname(path if name in _MAKING else other if name in {"link", "move"} else "")
+    if above and not os.path.lexists(tree.at(above)):
+        tree.makedirs(above)
+    match name:
+        case "write" | "append" | "replace":
+            getattr(tree, name)(path, bytes([65 + number % 26]) * (number % 5000))
+        case "write_at":
+            tree.write_at(path, number % 9000, b"written")
+        case "truncate":
+            tree.truncate(path, number % 3000)
+        case "touch_back":
+            before = os.lstat(tree.at(path))
+            tree.write_at(path, 0, bytes([48 + number % 10]) * min(before.st_size, 3))
+            tree.utime(path, before.st_mtime_ns)
+        case "chmod":
+            if not os.path.islink(tree.at(path)):
+                tree.chmod(path, (0o755, 0o700, 0o711, 0o1777, 0o4755, 0o640)[number % 6])
+        case "chown":
+            if os.geteuid() == 0:
+                tree.chown(path, number % 3, number % 5)
+        case "setxattr":
+            tree.setxattr(path, f"user.{number % 2}", bytes([number % 256]) * (number % 50))
+        case "removexattr":
+            tree.removexattr(path, f"user.{number % 2}")
+        case "utime":
+            tree.utime(path, 1_500_000_000_000_000_000 + number)
+        case "symlink":
+            tree.symlink(f"nowhere-{number}", path)
+        case "fifo" | "socket" | "mkdir" | "remove":
+            getattr(tree, name)(path)
+        case "device":
+            if os.geteuid() == 0:
+                tree.device(path, 240, number % 1000, block=number % 2 == 0)
+        case "sparse":
+            if not os.path.lexists(tree.at(path)):
+                tree.sparse(path, 100_000 + number, (50_000, b"middle"))
+        case "link" | "move":
+            if not (other + "/").startswith(path + "/"):
+                getattr(tree, name)(path, other)
+        case _:
+            raise AssertionError(f"unknown edit {name}")

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from cowstore.errors import AlreadyExists, Busy, CowstoreError, HasChildren, NotFound, WrongKind
 from cowstore.testing import oracle
 from cowstore.testing._case import Factory, Ground
-from cowstore.testing.edits import Editor
+from cowstore.testing.edits import Editor, attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cowstore.results import Usage
 
 KEYS = ("a", "b", "c", "d", "e", "f")
 """Keys a script chooses from."""
@@ -203,6 +205,53 @@ class Player:
         found = self.ground.changes(key, base)
         self.ground.assert_changes(found, lower, oracle.scan(known.tree), what=line)
 
+    def squash(self, name: str, key: str, base: str | None) -> None:
+        """Play squash: one layer of a whole chain, or of what *key* has and *base* has not."""
+        known = self.model.get(key)
+        expected: type[CowstoreError] | None = NotFound
+        if known is not None:
+            expected = self._making(name, base) if known.kind == "committed" else WrongKind
+        line = f"store.squash({name!r}, {key!r}, {base!r})"
+        if self._both(line, expected, lambda: self.ground.store.squash(name, key, base)):
+            assert known is not None
+            tree = self._new_tree(known.tree)
+            with self.ground.mounted(name) as root:
+                _as_archived(tree, os.lstat(root).st_mtime_ns)
+            self.model[name] = Known("committed", base, tree, labels=dict(known.labels))
+            self._same(name)
+
+    def round_trip(self, key: str) -> None:
+        """Play export_layer, and apply_layer to another child of the parent."""
+        known = self.model.get(key)
+        if known is not None:
+            self.script.append(f"<export_layer({key!r}), apply_layer to a child of {known.parent!r}>")
+            self.ground.round_trip(key, known.parent)
+
+    def usage(self, key: str) -> None:
+        """Play usage, twice: it is never negative, and looking changes nothing."""
+        found: list[Usage] = []
+        expected = None if key in self.model else NotFound
+        for _ in range(2):
+            self._both(f"store.usage({key!r})", expected, lambda: found.append(self.ground.store.usage(key)))
+        assert found[:1] == found[1:], f"usage of {key}: {found}"
+        assert all(usage.size_bytes >= 0 for usage in found), f"usage of {key}: {found}"
+
+    def mounts(self, key: str) -> None:
+        """Play mounts, a removal that is refused meanwhile, and release."""
+        expected = None if key in self.model else NotFound
+        if self._both(f"store.mounts({key!r})", expected, lambda: self.ground.store.mounts(key)):
+            children = any(other.parent == key for other in self.model.values())
+            self._both(
+                f"store.remove({key!r})", HasChildren if children else Busy, lambda: self.ground.store.remove(key)
+            )
+            self._both(f"store.release({key!r})", None, lambda: self.ground.store.release(key))
+
+    def cleanup(self) -> None:
+        """Play cleanup: nobody is dead, and so nothing goes."""
+        self.script.append("store.cleanup()")
+        removed = self.ground.store.cleanup()
+        assert removed == (), f"cleanup removed {removed}"
+
     def busy(self, key: str) -> None:
         """Mount, and play the verbs that are refused meanwhile."""
         known = self.model.get(key)
@@ -252,7 +301,7 @@ class Player:
         self.script.append(f"edit({key!r}, {name!r}, {path!r}, {other!r}, {number})")
         self._round += 1
         with self.ground.mounted(key) as root:
-            said = [_attempt(Editor(top, round_=self._round), name, path, other, number) for top in (known.tree, root)]
+            said = [attempt(Editor(top, round_=self._round), name, path, other, number) for top in (known.tree, root)]
             assert said[0] == said[1], f"{self.script[-1]}: a plain directory says {said[0]}, the snapshot {said[1]}"
             after = oracle.scan(known.tree)
             self.ground.assert_same(after, oracle.scan(root), what=f"{key} after {self.script[-1]}")
@@ -282,62 +331,15 @@ class Player:
         return any(link == touched or link.startswith(touched + b"/") for link in known.linked)
 
 
-def _attempt(tree: Editor, name: str, path: str, other: str, number: int) -> str:
-    """Do one edit; return what it raised, as a word."""
-    try:
-        _do(tree, name, path, other, number)
-    except OSError as error:
-        return os.strerror(error.errno or 0)
-    except ValueError as error:
-        return str(error)
-    return "done"
-
-
-_MAKING = {"write", "replace", "mkdir", "symlink", "fifo", "device", "sparse", "socket"}
-
-
-def _do(tree: Editor, name: str, path: str, other: str, number: int) -> None:
-    above = os.path.dirname(path if name in _MAKING else other if name in {"link", "move"} else "")
-    if above and not os.path.lexists(tree.at(above)):
-        tree.makedirs(above)
-    match name:
-        case "write" | "append" | "replace":
-            getattr(tree, name)(path, bytes([65 + number % 26]) * (number % 5000))
-        case "write_at":
-            tree.write_at(path, number % 9000, b"written")
-        case "truncate":
-            tree.truncate(path, number % 3000)
-        case "touch_back":
-            before = os.lstat(tree.at(path))
-            tree.write_at(path, 0, bytes([48 + number % 10]) * min(before.st_size, 3))
-            tree.utime(path, before.st_mtime_ns)
-        case "chmod":
-            if not os.path.islink(tree.at(path)):
-                tree.chmod(path, (0o755, 0o700, 0o711, 0o1777, 0o4755, 0o640)[number % 6])
-        case "chown":
-            if os.geteuid() == 0:
-                tree.chown(path, number % 3, number % 5)
-        case "setxattr":
-            tree.setxattr(path, f"user.{number % 2}", bytes([number % 256]) * (number % 50))
-        case "removexattr":
-            tree.removexattr(path, f"user.{number % 2}")
-        case "utime":
-            tree.utime(path, 1_500_000_000_000_000_000 + number)
-        case "symlink":
-            tree.symlink(f"nowhere-{number}", path)
-        case "fifo" | "socket" | "mkdir" | "remove":
-            getattr(tree, name)(path)
-        case "device":
-            if os.geteuid() == 0:
-                tree.device(path, 240, number % 1000, block=number % 2 == 0)
-        case "sparse":
-            if not os.path.lexists(tree.at(path)):
-                tree.sparse(path, 100_000 + number, (50_000, b"middle"))
-        case "link" | "move":
-            if not (other + "/").startswith(path + "/"):
-                getattr(tree, name)(path, other)
-        case _:
-            raise AssertionError(f"unknown edit {name}")
+def _as_archived(tree: str, mtime_ns: int) -> None:
+    """Take from a tree what no archive holds: sockets, and the time of its root."""
+    for path, entry in oracle.scan(tree).items():
+        if entry.type == "socket":
+            full = os.path.join(os.fsencode(tree), path)
+            above = os.lstat(os.path.dirname(full)).st_mtime_ns
+            os.unlink(full)
+            os.utime(os.path.dirname(full), ns=(above, above))
+    os.utime(tree, ns=(mtime_ns, mtime_ns))
 
 
 def step(player: Player, chance: random.Random) -> None:

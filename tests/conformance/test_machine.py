@@ -91,6 +91,27 @@ class Machine(RuleBasedStateMachine):
     def busy(self, key: str) -> None:
         self.player.busy(key)
 
+    @rule(name=KEYS, number=st.integers(0, 5), base=st.none() | KEYS)
+    def squash(self, name: str, number: int, base: str | None) -> None:
+        self.player.squash(name, self._any("committed", number) or name, base)
+
+    @precondition(lambda self: self._any("committed", 0))
+    @rule(number=st.integers(0, 5))
+    def round_trip(self, number: int) -> None:
+        self.player.round_trip(self._any("committed", number) or "")
+
+    @rule(key=KEYS)
+    def usage(self, key: str) -> None:
+        self.player.usage(key)
+
+    @rule(key=KEYS)
+    def mounts(self, key: str) -> None:
+        self.player.mounts(key)
+
+    @rule()
+    def cleanup(self) -> None:
+        self.player.cleanup()
+
     @rule()
     def reopen(self) -> None:
         self.player.reopen()
