@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cowstore.store import Store
     from cowstore.testing._case import Ground
 
+HANGING_SECONDS = 300
+"""Longer than anything takes on a slow machine: what is not done by then never will be."""
+
 ORDINARY = (AlreadyExists, Busy, HasChildren, NotFound, WrongKind)
 """What a verb may say because somebody else was faster."""
 
@@ -36,7 +39,7 @@ def fork(work: Callable[[], object]) -> int:
     if pid == 0:
         code = 1
         try:
-            signal.alarm(300)
+            signal.alarm(2 * HANGING_SECONDS)
             work()
             code = 0
         except BaseException:  # noqa: BLE001 - the child ends here
@@ -228,7 +231,7 @@ def _race_threads(store: Store, first: str, second: str, turns: int) -> None:
     def run(verb: str) -> None:
         try:
             for turn in range(turns):
-                barrier.wait(30)
+                barrier.wait(HANGING_SECONDS)
                 _racing(store, verb, turn)
         except BaseException as error:  # noqa: BLE001 - told by the thread that waits
             failures.append(error)
@@ -238,7 +241,7 @@ def _race_threads(store: Store, first: str, second: str, turns: int) -> None:
     for thread in pair:
         thread.start()
     for thread in pair:
-        thread.join(60)
+        thread.join(HANGING_SECONDS)
         assert not thread.is_alive(), f"{first} and {second} wait for each other for ever"
     if failures:
         raise AssertionError(f"{first} against {second}: {failures[0]!r}") from failures[0]
