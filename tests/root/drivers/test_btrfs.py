@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cowstore import _faults, mounting
-from cowstore._linux import btrfs
+from cowstore import _faults, _programs, mounting
+from cowstore._linux import btrfs, loop, mount
+from cowstore._linux.fd import open_
 from cowstore.drivers.btrfs import Btrfs, subvolumes
 from cowstore.drivers.btrfs.quota import PENDING
 from cowstore.errors import DriverUnavailable, OutOfSpace, StoreMismatch, Unsupported
@@ -435,6 +436,35 @@ def test_a_file_system_that_turns_read_only_is_named(tmp_path: Path) -> None:
         with pytest.raises(DriverUnavailable, match="read-only"):
             made.create(1, None, None)
         made.close()
+
+
+def test_a_degraded_file_system_is_like_any_other(tmp_path: Path) -> None:
+    """Half of a mirror is missing: what the administrator could mount, a store can be in."""
+    images = [tmp_path / "one.img", tmp_path / "two.img"]
+    for image in images:
+        with open(image, "wb") as new:
+            new.truncate(300 << 20)
+    _programs.run("mkfs.btrfs", ["--quiet", "-d", "raid1", "-m", "raid1", *map(str, images)])
+    point = tmp_path / "fs"
+    point.mkdir()
+    with open_(str(images[0]), os.O_RDWR) as file, loop.attach(file) as device:
+        mount.mount(device.node, str(point), "btrfs", mount.MountFlag.NONE, "degraded")
+        try:
+            (point / "store").mkdir()
+            Btrfs.probe(str(point / "store"), Btrfs.Options())
+            made = Btrfs(str(point / "store"), Btrfs.Options())
+            make(made, 1, None, {"a": b"written"})
+            made.create(2, 1, None)
+            with tree(made, 2) as root:
+                assert read(f"{root}/a") == "written"
+                fill(f"{root}/b", 1 << 20)
+            assert [change.path for change in made.changes(2, 1)] == ["b"]
+            for id in (2, 1):
+                made.remove(id)
+            made.drain()
+            made.destroy()
+        finally:
+            mount.umount2(str(point))
 
 
 def test_full_data_and_full_metadata_are_told_apart(tmp_path: Path) -> None:
