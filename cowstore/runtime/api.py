@@ -11,12 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from cowstore.errors import InvalidArgument, WrongKind
 from cowstore.model import Kind
-from cowstore.runtime import compose
-from cowstore.runtime.handle import Handle
-from cowstore.runtime.image import config_of
 from cowstore.runtime.remote import Remote, server
-from cowstore.runtime.spec import Spec
-from cowstore.runtime.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +19,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from cowstore.runtime.binds import Bind
+    from cowstore.runtime.handle import Handle
     from cowstore.runtime.limits import Limits
     from cowstore.runtime.result import Result
     from cowstore.store import Store
@@ -142,6 +138,13 @@ def spawn(
     :returns: the running container, a context manager at whose end it ends. It ends with this process in any case.
     """
     server.start()
+    # Everything else is imported while the server starts.
+    from cowstore.runtime import compose
+    from cowstore.runtime.handle import Handle
+    from cowstore.runtime.image import config_of
+    from cowstore.runtime.spec import Spec
+    from cowstore.runtime.streams import Streams
+
     caps = compose.capabilities(cap_add, cap_drop)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))

@@ -47,11 +47,7 @@ def main(number: int) -> NoReturn:
     if os.geteuid() != 0:
         _go_where_one_may_mount(number)
     own = _socket.socket(fileno=number)
-    # What a launcher imports on its way is imported once, here.
-    import resource  # noqa: F401  # wait4(2) makes its values
-
-    import cowstore.mounting
-    import cowstore.runtime.launcher  # noqa: F401
+    import cowstore.runtime.newborn  # noqa: F401  # what process 1 is made of
 
     # Nobody waits for the launchers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -61,6 +57,8 @@ def main(number: int) -> NoReturn:
     # Only whether it ends: the messages are for the spare launcher.
     poll.register(number, select.POLLRDHUP)
     spare = _spare(own, tell)
+    # The first launcher imports the rest itself, while its process 1 is at work; all others have it from here.
+    _import_the_rest()
     while True:
         poll.register(spare.fileno(), select.POLLIN)
         ready = {fd for fd, _ in poll.poll()}
@@ -111,11 +109,13 @@ def _spare(own: _socket.socket, tell: int) -> Descriptor:
 
     It is there before it is asked for, so that a fork is not what the owner waits for.
     """
-    from cowstore._linux.namespaces import pidfd_open
+    from cowstore._linux.namespaces import CloneFlag, clone3
 
-    pid = os.fork()
+    # Killed at once, it would be gone before it could be opened by its number.
+    pid, pidfd = clone3(CloneFlag.PIDFD)
     if pid:
-        return pidfd_open(pid)
+        assert pidfd is not None, "asked for"
+        return pidfd
     try:
         import _socket
         import array
@@ -125,6 +125,7 @@ def _spare(own: _socket.socket, tell: int) -> Descriptor:
         size = _socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
         # Process 1 is born ahead too, and finds out on the other processor what every container needs.
         newborn = _newborn()
+        _import_the_rest()
         content, ancillary, _, _ = own.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
         if content:
             os.write(tell, b"+")
@@ -136,6 +137,13 @@ def _spare(own: _socket.socket, tell: int) -> Descriptor:
             launch(newborn, *fds)
     finally:
         os._exit(0)
+
+
+def _import_the_rest() -> None:
+    """Import what a launcher needs on its way."""
+    import resource  # noqa: F401  # wait4(2) makes its values
+
+    import cowstore.runtime.launcher  # noqa: F401
 
 
 def _newborn() -> Newborn | None:

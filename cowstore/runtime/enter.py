@@ -17,7 +17,8 @@ from cowstore.runtime import messages
 from cowstore.runtime.init import FORWARDED, Program, close_all_but, explain, import_no_more, leave_if_alone, stay
 from cowstore.runtime.inside import Inside
 from cowstore.runtime.launcher import Container
-from cowstore.runtime.program import LAUNCHER_FAILED, reset_signals
+from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore.runtime.program import reset_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from threading import RLock
+from _thread import RLock  # threading itself takes half a millisecond to import
 
 from cowstore._frozen import frozen
 from cowstore.errors import CowstoreError
-from cowstore.runtime.program import LAUNCHER_FAILED
+from cowstore.runtime.messages import LAUNCHER_FAILED
 from cowstore.runtime.result import Result
 
 TYPE_CHECKING = False

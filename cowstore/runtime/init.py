@@ -18,9 +18,10 @@ from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor
 from cowstore.runtime import messages, passing
 from cowstore.runtime.inside import Inside
+from cowstore.runtime.messages import LAUNCHER_FAILED
 from cowstore.runtime.plan import ahead, program_ahead, program_of, watch
 from cowstore.runtime.plan import inside as inside_steps
-from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
+from cowstore.runtime.program import ProgramError
 from cowstore.runtime.transport import unpack
 
 TYPE_CHECKING = False

@@ -17,10 +17,10 @@ from cowstore.errors import CowstoreError
 from cowstore.runtime import messages
 from cowstore.runtime.init import ENTRANCE, FORWARDED, KEPT, explain
 from cowstore.runtime.inside import Inside
+from cowstore.runtime.messages import LAUNCHER_FAILED
 from cowstore.runtime.newborn import Newborn
 from cowstore.runtime.passing import Order
 from cowstore.runtime.plan import may_start_ahead, namespaces, outside
-from cowstore.runtime.program import LAUNCHER_FAILED
 from cowstore.runtime.transport import pack
 
 TYPE_CHECKING = False

@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LAUNCHER_FAILED = 125
+"""Exit status of what failed before there was a program."""
+
 RUNNING = "running"
 """(RUNNING,): the program was executed."""
 FAILED = "failed"

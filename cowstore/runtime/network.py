@@ -19,7 +19,8 @@ from cowstore._linux.mount import MountAttr, OpenTreeFlag, mount_setattr, open_t
 from cowstore._linux.namespaces import CloneFlag, clone3
 from cowstore.errors import Unsupported
 from cowstore.runtime import messages
-from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
+from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore.runtime.program import ProgramError
 from cowstore.runtime.root import SECURED, attach, make_file_system
 
 TYPE_CHECKING = False

@@ -11,6 +11,7 @@ from cowstore._linux._call import oserror
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.files import Resolve, openat2
 from cowstore._linux.signals import rt_sigaction_default
+from cowstore.runtime.messages import LAUNCHER_FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from cowstore.runtime.inside import Inside
 
-NOT_FOUND, NOT_EXECUTABLE, LAUNCHER_FAILED = 127, 126, 125
-"""Exit statuses: no such program, one that cannot be executed, a failure before there was a program."""
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""Exit statuses: no such program, one that cannot be executed."""
 
 
 class ProgramError(Exception):

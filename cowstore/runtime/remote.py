@@ -13,12 +13,11 @@ import select
 import signal
 import sys
 import time
-from threading import Lock
+from _thread import allocate_lock  # threading itself takes half a millisecond to import
 
 from cowstore._linux.fd import Descriptor, open_
 from cowstore.errors import CowstoreError
 from cowstore.runtime import messages
-from cowstore.runtime.transport import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,14 +38,14 @@ class _Server:
 
     def __init__(self) -> None:
         self.pid: int | None = None
-        self._lock = Lock()
+        self._lock = allocate_lock()
         self._socket: _socket.socket | None = None
         self._known_at_exit = False
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         """In a forked child: the server is the parent's."""
-        self._lock = Lock()
+        self._lock = allocate_lock()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -160,6 +159,8 @@ class Remote:
             process 1 to hold. :param process_1: of the container to start it in, instead of a new one.
         :param before_unmount: called with the root's descriptor when all inside have ended and it is still mounted.
         """
+        from cowstore.runtime.transport import pack
+
         self.pid = 0
         self.trouble: Exception | None = None
         self._before_unmount = before_unmount

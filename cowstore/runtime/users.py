@@ -11,7 +11,8 @@ from cowstore._linux import prctl
 from cowstore._linux._call import oserror
 from cowstore._linux.capabilities import Cap, capget
 from cowstore._linux.files import Resolve, openat2
-from cowstore.runtime.program import LAUNCHER_FAILED, ProgramError
+from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore.runtime.program import ProgramError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
