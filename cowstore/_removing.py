@@ -21,12 +21,12 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
     row, fd = core.seize(key, "remove")
     try:
         try:
-            row = core.catalog.begin_remove(key, owner=owner)
+            row = core.catalog.begin_remove(row, owner=owner)
         except OutOfSpace:
             # Not even the intent finds room: what was put by for just this gives it.
             if not core.give_up_ballast():
                 raise
-            row = core.catalog.begin_remove(key, owner=owner)
+            row = core.catalog.begin_remove(row, owner=owner)
         _faults.point("store.remove.recorded")
         remove_data(core, row)
         _faults.point("store.remove.dropped")

@@ -307,18 +307,16 @@ class Catalog(Database):
 
     # Removing.
 
-    def begin_remove(self, key: str, *, owner: str) -> Row:
-        """Record the intent to remove *key*; it is invisible from now on. A removal that failed is found again.
+    def begin_remove(self, found: Row, *, owner: str) -> Row:
+        """Record the intent to remove a snapshot; it is invisible from now on. A removal that failed is found again.
 
-        :raises NotFound: no such key. :raises HasChildren: others descend from it.
+        :param found: its row, as it was looked up.
+        :raises NotFound: it is not there any more. :raises HasChildren: others descend from it.
         """
-        with self.reading() as connection:
-            row = _one(connection, "WHERE s.key = ?", key)
-        if row is None or row.state == CREATING:
-            raise NotFound(f"there is no snapshot {key!r} to remove; `cowstore ls` lists them", key=key)
+        key = found.key
         # An ephemeral snapshot goes after a power cut whatever the catalog remembers.
-        with self.writing(durable=not row.ephemeral and row.kind != Kind.VIEW) as connection:
-            row = _one(connection, "WHERE s.id = ? AND s.key = ?", row.id, key)
+        with self.writing(durable=not found.ephemeral and found.kind != Kind.VIEW) as connection:
+            row = _one(connection, "WHERE s.id = ? AND s.key = ?", found.id, key)
             if row is None:
                 raise NotFound(
                     f"there is no snapshot {key!r} to remove: somebody else just removed or committed it", key=key

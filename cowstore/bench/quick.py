@@ -335,7 +335,7 @@ def catalog_cycle(store: Store, base: str = "base") -> None:
     catalog.get("life")
     catalog.find("life")
     catalog.attached(row.id)
-    catalog.begin_remove("life", owner=owner)
+    catalog.begin_remove(row, owner=owner)
     catalog.drop(row.id)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from cowstore._rows import Row
+
 
 def _layer(store: cowstore.Store, name: str, parent: str | None = None) -> cowstore.Snapshot:
     store.prepare(f"{name}-key", parent)
@@ -399,10 +401,10 @@ def test_a_removal_without_room_for_its_record(store: cowstore.Store, monkeypatc
     begin = catalog.begin_remove
     ballast = os.path.join(store.root, "ballast")
 
-    def begin_where_there_is_room(key: str, *, owner: str) -> object:
+    def begin_where_there_is_room(found: Row, *, owner: str) -> object:
         if os.path.exists(ballast):
             raise cowstore.OutOfSpace("full")
-        return begin(key, owner=owner)
+        return begin(found, owner=owner)
 
     monkeypatch.setattr(catalog, "begin_remove", begin_where_there_is_room)
     store.remove("job")
