@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SECONDS = 100
+SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

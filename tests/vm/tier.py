@@ -116,7 +116,7 @@ PLANS: dict[str, tuple[Run, ...]] = {
             DEVICEMAPPER,
             environment=("COWSTORE_CROWD_SEEDS=2",),
             arguments=(
-                *DEVICEMAPPER.arguments,
+                *DEVICEMAPPER.arguments[:-1],
                 "-k",
                 f"not depth.around and (not test_faults or (every_point and not ({WITH_DEVICES})))",
             ),
@@ -135,8 +135,9 @@ PLANS: dict[str, tuple[Run, ...]] = {
             arguments=(
                 UDEV,
                 *suite("machine", "cases", "faults"),
+                CAUGHT,
                 "-k",
-                f"test_udev or machine or lifecycle or ({WITH_DEVICES})",
+                f"test_udev or machine or lifecycle or caught or ({WITH_DEVICES})",
             ),
         ),
     ),
