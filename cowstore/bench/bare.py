@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from cowstore._linux.fd import Descriptor
     from cowstore.model import Mount
 
 _mkdirat = bind("mkdirat", c_int, c_char_p, c_uint)
@@ -173,20 +174,25 @@ def _message(pool: str, text: str) -> bytes:
 def mount_steps(steps: Sequence[Mount], point: str) -> Callable[[], float]:
     """Return the bare mount(2) of the first of *steps* and the remounts of the others, at *point*.
 
-    The unmounting is not part of what it tells.
+    Branches are named by descriptors that are open already, as their paths may be too long for one call. The unmounting
+    is not part of what it tells.
     """
     target = os.fsencode(point)
+    held: list[Descriptor] = []
+
+    def short(name: bytes, value: bytes) -> bytes:
+        path, mark, permission = value.partition(b"=")
+        if not mark or not path.startswith(b"/"):
+            return b"=".join(filter(None, (name, value)))
+        held.append(open_(path, os.O_PATH | os.O_DIRECTORY))
+        return b"%s=/proc/self/fd/%d=%s" % (name, held[-1].fileno(), permission)
+
     calls = [
-        (
-            step.source,
-            step.type.encode(),
-            int(step.flags),
-            b",".join(b"=".join(filter(None, pair)) for pair in step.options),
-        )
+        (step.source, step.type.encode(), int(step.flags), b",".join(short(*pair) for pair in step.options))
         for step in steps
     ]
 
-    def cycle() -> float:
+    def cycle(_held: object = held) -> float:
         started = time.perf_counter()
         for source, kind, flags, data in calls:
             _ok(_mount(source, target, kind, flags, data))
