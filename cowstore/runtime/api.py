@@ -146,6 +146,7 @@ def spawn(
     from cowstore.runtime.streams import Streams
 
     caps = compose.capabilities(cap_add, cap_drop)
+    compose.time_limit(timeout_s)
     with ExitStack() as stack:
         where = stack.enter_context(_snapshot(store, key, parent, read_only=read_only))
         image = config_of(store, where)

@@ -193,7 +193,7 @@ def launch(
             for fd in (*streams, *keep):
                 os.close(fd)
             outcome = container.supervise(
-                timeout_s=timeout_s if isinstance(timeout_s, float) else None,
+                timeout_s=timeout_s if isinstance(timeout_s, (int, float)) else None,
                 owner=request,
                 measured=True,
                 before_unmount=before_unmount if spec.holds_root else None,

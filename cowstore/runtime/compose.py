@@ -81,6 +81,15 @@ def resolver(network: str) -> tuple[Bind, ...]:
     return (Bind(source=os.path.realpath("/etc/resolv.conf"), target="/etc/resolv.conf", read_only=True),)
 
 
+def time_limit(seconds: float | None) -> None:
+    """Check a time limit.
+
+    :raises InvalidArgument: it is no number above 0.
+    """
+    if seconds is not None and not 0 < seconds < 1e9:
+        raise InvalidArgument(f"{seconds} is no time limit: give seconds, more than 0", argument="timeout_s")
+
+
 def directory(path: str | None) -> str:
     """Check a working directory.
 

@@ -155,6 +155,7 @@ class Handle:
         from cowstore.runtime.remote import Remote
         from cowstore.runtime.streams import Streams
 
+        compose.time_limit(timeout_s)
         pid = self.pid
         spec: Spec = replace(
             self._spec,

@@ -155,6 +155,11 @@ def test_from_threads(store: cowstore.Store) -> None:
 
 
 def test_a_timeout_ends_the_program(store: cowstore.Store) -> None:
+    done = cowstore.run(store, parent="host", argv=["sleep", "100"], timeout_s=1)
+    assert (done.status, done.timed_out) == (143, True)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(InvalidArgument, match="no time limit"):
+            cowstore.run(store, parent="host", argv=["true"], timeout_s=wrong)
     started = time.monotonic()
     done = cowstore.run(store, parent="host", argv=["sleep", "100"], timeout_s=0.2)
     assert (done.status, done.timed_out) == (143, True)
