@@ -253,6 +253,8 @@ def _deep(run: Run, one: Ground, _say: Say) -> None:
     store.prepare("deep", parent)
     steps, point = store.mounts("deep"), os.path.join(one.path, "point")
     os.mkdir(point)
+    # Only one may have it writable, and those who asked for its mounts count.
+    store.release("deep")
 
     def ours() -> float:
         started = time.perf_counter()
@@ -264,7 +266,6 @@ def _deep(run: Run, one: Ground, _say: Say) -> None:
 
     what = f"mount(2) and {len(steps) - 1} remount of {_DEEPEST} lower branches, bare,"
     _against(run, one, "mount", ours, bare.mount_steps(steps, point), 2.0, what)
-    store.release("deep")
 
 
 _LIVE = """
