@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.runtime.binds import Bind
 
+_OWN = frozenset((b"upperdir", b"workdir"))
+"""Options of a mount that name what is the snapshot's own, and so lies in the store."""
+
 NETWORKS = ("none", "host", "user")
 
 
@@ -112,7 +115,7 @@ def hidden(mounts: Iterable[Mount], store: str) -> tuple[str, ...]:
     inner = os.path.realpath(store)
     found: dict[str, None] = {}
     for mount in mounts:
-        for value in (mount.source, *(value for _, value in mount.options)):
+        for value in (mount.source, *(value for name, value in mount.options if name not in _OWN)):
             if not value.startswith(b"/"):
                 continue
             outer = os.path.realpath(os.fsdecode(value))
