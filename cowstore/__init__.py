@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from cowstore.results import LayerInfo as LayerInfo
     from cowstore.results import Status as Status
     from cowstore.results import Usage as Usage
+    from cowstore.runtime.aio import AsyncHandle as AsyncHandle
     from cowstore.runtime.aio import run_async as run_async
+    from cowstore.runtime.aio import spawn_async as spawn_async
     from cowstore.runtime.api import run as run
     from cowstore.runtime.api import spawn as spawn
     from cowstore.runtime.binds import Bind as Bind
@@ -62,6 +64,8 @@ _HOMES = {
     "open": "_opening",
     "run": "runtime.api",
     "run_async": "runtime.aio",
+    "spawn_async": "runtime.aio",
+    "AsyncHandle": "runtime.aio",
     "spawn": "runtime.api",
     "Bind": "runtime.binds",
     "Handle": "runtime.handle",

@@ -153,3 +153,32 @@ def test_asyncio(store: cowstore.Store) -> None:
     assert ticks > 5
     assert took < 5
     assert [snapshot.key for snapshot in store.walk()] == ["host"]
+
+
+def test_asyncio_handles(store: cowstore.Store) -> None:
+    """More at once than the loop has threads, and every way to end."""
+
+    async def go() -> None:
+        started = time.monotonic()
+        many = [cowstore.run_async(store, parent="host", argv=["sleep", "1"]) for _ in range(12)]
+        assert [done.status for done in await asyncio.gather(*many)] == [0] * 12
+        assert time.monotonic() - started < 12
+        async with await cowstore.spawn_async(store, parent="host", argv=["sleep", "100"]) as running:
+            assert await running.pid() == running.handle.pid
+            done = await running.exec(["echo", "in"], capture=True)
+            assert done.out == b"in\n"
+            assert (await running.stats()).processes >= 2
+            running.freeze()
+            running.thaw()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(running.wait(), 0.3)
+            with pytest.raises(CowstoreError, match="not running"):
+                await running.pid()
+        async with await cowstore.spawn_async(store, parent="host", argv=["sleep", "100"]) as running:
+            running.kill()
+            assert (await running.wait()).status == 143
+        with pytest.raises(CowstoreError, match="no such"):
+            await cowstore.spawn_async(store, parent="no such", argv=["true"])
+
+    asyncio.run(go())
+    assert [snapshot.key for snapshot in store.walk()] == ["host"]
