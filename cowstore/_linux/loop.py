@@ -42,6 +42,8 @@ _CONFIG_SIZE = 8 + _INFO.size + 64
 # Long enough for a queue of other programs on a busy machine; each round is a fraction of a millisecond.
 _ATTACH_SECONDS = 20.0
 
+_GONE = frozenset((errno.ENXIO, errno.ENOENT, errno.ENODEV, errno.EACCES, errno.EROFS, errno.EBUSY))
+
 _ioctl = bind("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
@@ -233,6 +235,31 @@ def attach(
             # Different for each contender, so that they do not meet again.
             time.sleep(pause * (1 + os.urandom(1)[0] / 256))
             pause = min(pause * 1.5, 0.02)
+
+
+def find_attached(file: Descriptor, *, read_only: bool = False) -> LoopDevice | None:
+    """Return a hold on a device that a file is attached to whole; None where there is none.
+
+    Only devices of files with such a name are looked into: one that is opened, if only for a moment, is not given up
+    for that moment, which its owner may be waiting for.
+    """
+    status = os.fstat(file.fileno())
+    tail = b"/".join(os.fsencode(os.readlink(f"/proc/self/fd/{file.fileno()}")).split(b"/")[-2:])
+    for number, backing in attached():
+        if not backing.endswith(tail):
+            continue
+        try:
+            node = "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"))
+            with open_(node, os.O_RDONLY if read_only else os.O_RDWR) as device:
+                # Asked of the open device: it cannot be cleared and given another file any more.
+                info = get_status64(device)
+                same = info.inode == status.st_ino and info.device == status.st_dev and info.offset == 0
+                if same and (read_only or not info.flags & LoopFlag.READ_ONLY):
+                    return LoopDevice(Descriptor(device.detach()), node)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+    return None
 
 
 def _open_index(index: int, *, read_only: bool, node: Callable[[str, int], str] | None) -> tuple[Descriptor, str]:

@@ -12,7 +12,6 @@ process that was killed leaves none, and whoever comes second finds the first on
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -41,7 +40,6 @@ _JOURNAL_FROM = 16 << 20
 """A smaller one has no journal, which would take most of it."""
 
 _EXT4_IOC_RESIZE_FS = 1 << 30 | 8 << 16 | ord("f") << 8 | 16
-_GONE = frozenset((errno.ENXIO, errno.ENOENT, errno.ENODEV, errno.EACCES, errno.EROFS, errno.EBUSY))
 
 
 def why_not() -> str | None:
@@ -169,7 +167,7 @@ class Images:
                 )
             os.ftruncate(file.fileno(), wanted)
             _faults.point("image.resize.file")
-            device = find_attached(file)
+            device = loop.find_attached(file)
             if device is None:
                 raise StoreCorrupt(f"the loop device of {self._directory}/{name}/{IMAGE} is gone", path=name)
             with device, open_(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root) as top:
@@ -259,7 +257,7 @@ class Images:
         # Two devices of one file would be two file systems that write over each other.
         with self._locked(name) as lock, self._file(name) as file:
             sealed = not os.fstat(lock.fileno()).st_mode & 0o200
-            device = find_attached(file, read_only=self._read_only)
+            device = loop.find_attached(file, read_only=self._read_only)
             if device is None:
                 told = os.fsencode(f"{self._directory}/{name}/{IMAGE}")
                 device = loop.attach(file, read_only=self._read_only, file_name=told[-63:])
@@ -269,27 +267,3 @@ class Images:
 def _grow(top: Descriptor, size_bytes: int) -> None:
     """Make a mounted ext4 larger."""
     fcntl.ioctl(top.fileno(), _EXT4_IOC_RESIZE_FS, struct.pack("=Q", size_bytes // _BLOCK))
-
-
-def find_attached(file: Descriptor, *, read_only: bool = False) -> loop.LoopDevice | None:
-    """Return a hold on the loop device that *file* is attached to; None where there is none."""
-    status = os.fstat(file.fileno())
-    # Somebody else's device, opened for a moment, would for that moment not be given up.
-    path = os.fsencode(os.readlink(f"/proc/self/fd/{file.fileno()}"))
-    tail = b"/".join(path.split(b"/")[-2:])
-    for number, backing in loop.attached():
-        if not backing.endswith(tail):
-            continue
-        with suppress(FileNotFoundError):
-            node = "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"))
-            try:
-                with open_(node, os.O_RDONLY if read_only else os.O_RDWR) as device:
-                    # Asked of the open device: it cannot be cleared and given another file any more.
-                    info = loop.get_status64(device)
-                    same = info.inode == status.st_ino and info.device == status.st_dev and info.offset == 0
-                    if same and (read_only or not info.flags & loop.LoopFlag.READ_ONLY):
-                        return loop.LoopDevice(Descriptor(device.detach()), node)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise
-    return None

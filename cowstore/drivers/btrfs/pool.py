@@ -79,7 +79,7 @@ class Pool(Ground):
         return open_(self._path, os.O_RDWR)
 
     def _attach(self) -> loop.LoopDevice:
-        return find_attached(self._file) or loop.attach(self._file, file_name=os.fsencode(self._path))
+        return loop.find_attached(self._file) or loop.attach(self._file, file_name=os.fsencode(self._path))
 
     def _settle_size(self) -> None:
         """Let the device follow the file, should a growth have been interrupted."""
@@ -247,21 +247,3 @@ def mount_context(node: str, options: Options) -> Descriptor:
             wanted[0] = ""
         else:
             return context
-
-
-def find_attached(file: Descriptor) -> loop.LoopDevice | None:
-    """Return a hold on the loop device that *file* is attached to; None where there is none."""
-    status = os.fstat(file.fileno())
-    for number, _name in loop.attached():
-        node = "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"))
-        try:
-            with open_(node, os.O_RDWR) as device:
-                # Asked of the open device: it cannot be cleared and given another file any more.
-                info = loop.get_status64(device)
-                same = info.inode == status.st_ino and info.device == status.st_dev
-                if same and info.offset == 0 and not info.flags & loop.LoopFlag.READ_ONLY:
-                    return loop.LoopDevice(Descriptor(device.detach()), node)
-        except OSError as error:
-            if error.errno not in {errno.ENXIO, errno.ENOENT, errno.ENODEV, errno.EACCES, errno.EROFS, errno.EBUSY}:
-                raise
-    return None
