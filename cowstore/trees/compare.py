@@ -123,12 +123,17 @@ class Comparison:
 
     def _level(self, prefix: str, slot: Slot | None, *, in_lower: bool) -> _Level:
         """List the directory both sides are in."""
+        # The next one is the last.
+        names = sorted(map(os.fsencode, self.names(in_lower=in_lower)), reverse=True)
+        return _Level(prefix, names, slot, in_lower=in_lower)
+
+    def names(self, *, in_lower: bool) -> set[str]:
+        """List the names to be compared in the directory both sides are in; one left out is the same on both."""
         names = set(self._upper.names())
         if in_lower and self._upper.complete:
             assert self._lower is not None
             names.update(self._lower.names())
-        # The next one is the last.
-        return _Level(prefix, sorted(map(os.fsencode, names), reverse=True), slot, in_lower=in_lower)
+        return names
 
     def _descend(self, level: _Level) -> _Level | None:
         """Go into the next directory below; None where it is not to be entered."""

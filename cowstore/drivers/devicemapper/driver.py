@@ -15,6 +15,7 @@ from cowstore.drivers.devicemapper.base import BASE
 from cowstore.drivers.devicemapper.borrowed import SPAN
 from cowstore.drivers.devicemapper.locks import OPENING, UserLock, locked
 from cowstore.drivers.devicemapper.metadata_snapshot import hold
+from cowstore.drivers.devicemapper.options import FileSystem
 from cowstore.drivers.devicemapper.options import Options as PoolOptions
 from cowstore.drivers.devicemapper.record import IdRecord, Ids
 from cowstore.drivers.devicemapper.status import DATA
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cowstore.drivers.devicemapper.filesystem import SuperBlock
     from cowstore.drivers.devicemapper.metadata import Metadata
     from cowstore.model import Mount
-    from cowstore.results import DriverStatus, FindingKind, Problem, Usage
+    from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
 _LARGEST_ID = (1 << 24) - 1
 
@@ -44,7 +45,7 @@ class DeviceMapper(Driver):
 
     name = "devicemapper"
     Options = PoolOptions
-    capabilities = Capabilities(size_limits=True, volatile_mounts=True, inode_usage=False)
+    capabilities = Capabilities(size_limits=True, volatile_mounts=True, inode_usage=False, kernel_changes=True)
     options: PoolOptions
 
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
@@ -60,6 +61,8 @@ class DeviceMapper(Driver):
                 lock.close()
                 raise
         self._lock: UserLock | None = lock
+        if self._pool.record.file_system is not FileSystem.EXT4:
+            self.capabilities = Capabilities(size_limits=True, volatile_mounts=True, inode_usage=False)
         if not read_only:
             self._ids.make()
             self._reap()
@@ -371,6 +374,15 @@ class DeviceMapper(Driver):
         if info is not None and not info.read_only and info.open_count:
             with self._opened(info) as fd:
                 syncfs(fd)
+
+    def changes(self, id: int, base: int | None) -> Iterator[Change]:
+        from cowstore.drivers.devicemapper import changes
+
+        differing = None if base is None else changes.differing(self._pool, self._thins, self._ids, id, base)
+        if base is None or differing is None:
+            yield from super().changes(id, base)
+        else:
+            yield from changes.realised(self.mounts(base, True), self.mounts(id, True), differing)
 
     def status(self) -> DriverStatus:
         from cowstore.drivers.devicemapper.reporting import status

@@ -45,7 +45,7 @@ def test_a_disk_that_udev_has_just_seen(tmp_path: Path) -> None:
             os.truncate(path, size)
             with open(path, "r+b") as file:
                 nodes.append(stack.enter_context(loop.attach(file)).node)
-        _guard.settle()
+        _guard.settle(120)  # On a busy machine its rules take long.
         assert not os.path.exists("/run/udev/queue")
         (tmp_path / "store").mkdir()
         given = {**SMALL, "data_device": nodes[0], "metadata_device": nodes[1]}
