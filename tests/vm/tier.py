@@ -56,7 +56,7 @@ class Run:
     udevd: bool = False
     memory: str = "1500M"
     processors: int = 2
-    seconds: int = 600
+    seconds: int = 1200
     test_seconds: int = TEST_SECONDS
     asks_first: bool = False
     environment: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ TWO_PROCESSORS = Run(
     kind="qemu",
     drivers=("devicemapper",),
     memory="2G",
-    seconds=1800,
+    seconds=3 * 3600,
     test_seconds=1200,
     arguments=(SMOKE, SNAPSHOTS, *suite("crowd"), "-k", "smoke or crowd or threads or mounted_origin"),
 )
@@ -144,12 +144,15 @@ PLANS: dict[str, tuple[Run, ...]] = {
     "kernel-smp": (
         dataclasses.replace(
             TWO_PROCESSORS,
-            seconds=600,
+            seconds=1200,
             environment=("COWSTORE_CROWD_SEEDS=1",),
             arguments=(SMOKE, SNAPSHOTS, *suite("crowd"), "-k", f"smoke or mounted_origin or ({FEW_CROWDS})"),
         ),
     ),
-    "kernel-full": (DEVICEMAPPER, DIRECTORIES, BESIDE_UDEV, TWO_PROCESSORS),
+    "kernel-full": (
+        *(dataclasses.replace(run, seconds=3 * 3600) for run in (DEVICEMAPPER, DIRECTORIES, BESIDE_UDEV)),
+        TWO_PROCESSORS,
+    ),
 }
 
 
