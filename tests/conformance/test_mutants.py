@@ -30,6 +30,6 @@ def test_caught(mutant: runner.Mutant, tmp_path: Path) -> None:
     assert said is None, f"{mutant.name} survived: {said}"
 
 
-@pytest.mark.parametrize("driver", ["overlay", "copy", "btrfs", "aufs"])
+@pytest.mark.parametrize("driver", ["overlay", "copy", "btrfs", "aufs", "devicemapper"])
 def test_there_are_five_of_each(driver: str) -> None:
     assert len([mutant for mutant in MUTANTS if mutant.driver == driver]) >= 5
