@@ -15,6 +15,7 @@ from cowstore.drivers.devicemapper.filesystem import read_super_block
 from cowstore.drivers.devicemapper.locks import locked
 from cowstore.drivers.devicemapper.metadata_snapshot import hold
 from cowstore.drivers.devicemapper.options import FileSystem
+from cowstore.errors import Busy, OutOfSpace
 from cowstore.trees._sides import PlainSide
 from cowstore.trees.compare import Comparison
 
@@ -41,11 +42,14 @@ def differing(pool: Pool, thins: Thins, ids: Ids, id: int, base: int) -> set[int
     """
     if pool.record.file_system is not FileSystem.EXT4:
         return None
-    with hold(pool) as metadata:
-        root, below = metadata.device_root(pool.number(id)), metadata.device_root(pool.number(base))
-        if root is None or below is None:
-            return None
-        mine, theirs = metadata.own(root, below)
+    try:
+        with hold(pool) as metadata:
+            root, below = metadata.device_root(pool.number(id)), metadata.device_root(pool.number(base))
+            if root is None or below is None:
+                return None
+            mine, theirs = metadata.own(root, below)
+    except (OutOfSpace, Busy):
+        return None  # There is no room for a metadata snapshot, or somebody else has that of a borrowed pool.
     if len(mine) + len(theirs) > _MOST_BLOCKS:
         return None
     with ExitStack() as stack:

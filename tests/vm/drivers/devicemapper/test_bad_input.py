@@ -73,6 +73,7 @@ def test_full_metadata(tmp_path: Path) -> None:
         assert told.value.what == "metadata"
     assert not driver.holds(2)
     driver.mounts(1, True)
+    assert list(driver.changes(1, 1)) == []
     driver.release(1)
     driver.close()
     subprocess.run(["thin_check", "--clear-needs-check-flag", str(tmp_path / "metadata")], check=True)
