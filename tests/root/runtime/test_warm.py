@@ -59,6 +59,40 @@ def test_a_spare_launcher_that_was_killed_is_replaced(store: cowstore.Store) -> 
         assert _echo(store, text) == text.encode() + b"\n"
 
 
+def test_what_waits_keeps_no_mount_of_this_machine_busy(store: cowstore.Store) -> None:
+    """Process 1 and the program that were started ahead stand on a file system of their own."""
+    assert _echo(store, "a") == b"a\n"
+    outer = os.stat("/").st_dev
+    device = f" {os.major(outer)}:{os.minor(outer)} "
+    assert device in Path("/proc/self/mountinfo").read_text()
+    deadline = time.monotonic() + 10
+    rights = ("00000000800405fb", "1", "2")
+    found: list[tuple[tuple[str, str, str], str]] = []
+    while time.monotonic() < deadline and [each[0] for each in found] != [rights]:
+        time.sleep(0.01)
+        assert server.pid is not None
+        firsts = [first for spare in _children(server.pid) for first in _children(spare)]
+        found = [_rights_and_mounts(program) for first in firsts for program in _children(first)]
+    [(_, mounts)] = found
+    assert device not in mounts
+    assert store.root not in mounts
+
+
+def _rights_and_mounts(pid: int) -> tuple[tuple[str, str, str], str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+    except OSError:  # it has ended
+        return ("", "", ""), ""
+    return (status["CapEff"], status["NoNewPrivs"], status["Seccomp"]), mounts
+
+
+def test_process_1_keeps_one_right(store: cowstore.Store) -> None:
+    done = cowstore.run(store, parent="host", argv=["grep", "CapEff", "/proc/1/status"], capture=True)
+    assert done.out == b"CapEff:\t0000000000000020\n"
+
+
 def test_a_forked_child_has_its_own(store: cowstore.Store) -> None:
     assert _echo(store, "a") == b"a\n"
     assert server.pid is not None
