@@ -36,19 +36,27 @@ def children(pid: int) -> list[int]:
 class Machine:
     """What this machine holds for a store.
 
-    :ivar mounts: lines of the mount table. :ivar groups: control groups of containers. :ivar processes: of containers,
-    :ivar descriptors: open here. :ivar snapshots: keys of the store. :ivar held: entries of the driver's directory.
+    :ivar mounts: lines of the mount table about it. :ivar groups: control groups of containers with nobody in them.
+    :ivar processes: of containers, by the marks in their command lines. :ivar descriptors: open here.
+    :ivar snapshots: keys of the store. :ivar held: entries of the driver's directory.
     :ivar leases: entries of the directory of leases.
     """
 
     def __init__(self, store: cowstore.Store, mark: str) -> None:
-        self.mounts = Path("/proc/self/mountinfo").read_text().count("\n")
-        self.groups = sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("cowstore-run-*"))
+        self.mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if store.root in line]
+        self.groups = sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("cowstore-run-*") if _is_empty(path))
         self.processes = sorted(_with_mark(mark))
         self.descriptors = len(os.listdir("/proc/self/fd"))
         self.snapshots = sorted(snapshot.key for snapshot in store.walk())
         self.held = sorted(os.listdir(Path(store.root, store.driver_name)))
         self.leases = sorted(os.listdir(Path(store.root, "leases")))
+
+
+def _is_empty(group: Path) -> bool:
+    try:
+        return not (group / "cgroup.procs").read_bytes()
+    except OSError:  # removed meanwhile
+        return False
 
 
 def _with_mark(mark: str) -> list[str]:
