@@ -158,6 +158,7 @@ def test_launchers_that_are_killed_at_any_moment(store: cowstore.Store) -> None:
     for number in range(100):
         with cowstore.spawn(store, parent="host", argv=["sleep", mark], as_pid_1=number % 2 == 1) as running:
             time.sleep(chance.uniform(0, 0.05))
+            patience_s = 0.05
             while True:
                 assert server.pid is not None
                 # The one at work, and the one that waits for work. Where that had not begun, the next one does it.
@@ -165,8 +166,9 @@ def test_launchers_that_are_killed_at_any_moment(store: cowstore.Store) -> None:
                     with suppress(ProcessLookupError):
                         os.kill(launcher, signal.SIGKILL)
                 try:
-                    running.wait(timeout_s=1)
+                    running.wait(timeout_s=patience_s)
                 except TimeoutError:
+                    patience_s *= 2
                     continue
                 except CowstoreError as error:
                     assert "killed" in str(error)
