@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from _thread import RLock  # threading itself takes half a millisecond to import
 from contextlib import ExitStack, contextmanager
@@ -227,7 +228,13 @@ class Core:
         """
         from cowstore._leased import busy, still_attached
 
-        fd = leases.seize(self.leases_fd, row.id)
+        try:
+            fd = leases.seize(self.leases_fd, row.id)
+        except OSError as error:
+            # Not even a lock's file finds room: what was put by gives an inode too.
+            if error.errno != errno.ENOSPC or not self.give_up_ballast():
+                raise
+            fd = leases.seize(self.leases_fd, row.id)
         if fd is None:
             raise busy(self, row, verb)
         try:

@@ -171,9 +171,9 @@ def destroy(core: Core) -> None:
 
 
 def _expect_nobody_holds(core: Core, rows: Iterable[Row]) -> None:
-    """Look for leases one by one: there may be more snapshots than a process may have files open.
+    """Look for leases one by one: there may be more snapshots than a process may have files open, or inodes be left.
 
     :raises Busy: a lease is held.
     """
     for row in rows:
-        leases.drop(core.seize_row(row, "destroy the store with"))
+        leases.discard(core.leases_fd, row.id, core.seize_row(row, "destroy the store with"))
