@@ -174,19 +174,32 @@ def test_from_a_program_whose_launcher_is_killed(tmp_path: Path) -> None:
 def test_ctrl_z_stops_all_and_fg_goes_on(tmp_path: Path) -> None:
     """Without --tty the keys are the caller's: what Ctrl-Z sends stops what runs inside and the launcher itself."""
     command = [sys.executable, "-P", "-m", "cowstore.cli.run", "--store", str(tmp_path / "store"), "--"]
-    running = subprocess.Popen([*command, "sh", "-c", "echo up; while :; do sleep 0.02; done"], stdout=subprocess.PIPE)
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"up\n"
-    running.send_signal(signal.SIGTSTP)
-    pid, status = os.waitpid(running.pid, os.WUNTRACED)
-    assert pid == running.pid
-    assert os.WIFSTOPPED(status)
-    time.sleep(0.1)
-    script = "for p in $(pgrep -P $(pgrep -P $(pgrep -P $0))) $(pgrep -P $(pgrep -P $0)); do cat /proc/$p/stat; done"
-    states = subprocess.run(["sh", "-c", script, str(running.pid)], capture_output=True, text=True, check=False).stdout
-    assert {line.rpartition(")")[2].split()[0] for line in states.splitlines()} == {"T"}
-    running.send_signal(signal.SIGCONT)
-    time.sleep(0.1)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(timeout=10) == 143
-    running.stdout.close()
+    # One program alone: a shell is in the middle of vfork(2) now and then, and then not stopped before its child is.
+    with subprocess.Popen([*command, "sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"up\n"
+            running.send_signal(signal.SIGTSTP)
+            pid, status = os.waitpid(running.pid, os.WUNTRACED)
+            assert pid == running.pid
+            assert os.WIFSTOPPED(status)
+            deadline = time.monotonic() + 10
+            while _state_of_the_program(running.pid) != "T":
+                assert time.monotonic() < deadline, "the program goes on"
+                time.sleep(0.02)
+            running.send_signal(signal.SIGCONT)
+            while _state_of_the_program(running.pid) == "T":
+                assert time.monotonic() < deadline, "the program stays stopped"
+                time.sleep(0.02)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=10) == 143
+        finally:
+            running.kill()
+
+
+def _state_of_the_program(launcher: int) -> str:
+    """Tell the state of the child of process 1, which is the launcher's child."""
+    [process_1] = subprocess.check_output(["pgrep", "-P", str(launcher)], text=True).split()
+    [program] = subprocess.check_output(["pgrep", "-P", process_1], text=True).split()
+    with open(f"/proc/{program}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
