@@ -231,6 +231,16 @@ class Remote:
         self.result.close()
 
     def _await_process_1(self, deadline: float) -> None:
-        """The launcher was killed: the kernel is ending the container."""
-        while self.pid and os.path.exists(f"/proc/{self.pid}") and time.monotonic() < deadline:
-            time.sleep(0.001)
+        """The launcher was killed: the kernel is ending the container, whoever reaps its process 1, and whenever."""
+        if not self.pid:
+            return
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(max(0, int((deadline - time.monotonic()) * 1000)))
+        finally:
+            os.close(fd)
