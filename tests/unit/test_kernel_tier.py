@@ -44,10 +44,13 @@ def test_several_runs_are_added(tmp_path: Path) -> None:
         ({"copy": {"passed": 1, "failed": 1}}, {"copy": 1}, [], tier.FAILED),
         ({"copy": {"passed": 1}}, {"copy": guest.TIMED_OUT}, [], tier.FAILED),
         ({}, {"copy": guest.LAUNCHER_FAILED}, [], tier.FAILED),
+        ({}, {"aufs": guest.LAUNCHER_FAILED}, ["aufs"], tier.NOT_PROVEN),
+        ({}, {"aufs": guest.GUEST_DIED}, ["aufs"], tier.FAILED),
+        ({}, {"aufs": guest.TIMED_OUT}, ["aufs"], tier.FAILED),
     ],
 )
 def test_status(tally: perdriver.Tally, failed: dict[str, int], asked: list[str], status: int) -> None:
-    """A guest that did not boot, or hung, is a failure; what no kernel at hand can prove is neither that nor proof."""
+    """A guest that did not boot, hung, or died is a failure; what no kernel at hand can prove is neither that nor proof."""
     assert tier.verdict(tally, failed, asked) == status
 
 

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 LAUNCHER_FAILED = 125
 TIMED_OUT = 124
+GUEST_DIED = 123
 # Directories over which guest-init mounts memory file systems (/dev is the guest kernel's own).
 COVERED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
 # How long before its time is up a guest writes down where its processes are, and its launcher waits for that.
@@ -183,4 +184,4 @@ def _result(guest: Guest, directory: Path, timely: bool) -> int:
         )
         return TIMED_OUT
     print(f"kernel tier: the guest died; the end of its console:\n{tail}", file=sys.stderr)
-    return LAUNCHER_FAILED
+    return GUEST_DIED
