@@ -50,7 +50,7 @@ def test_several_runs_are_added(tmp_path: Path) -> None:
     ],
 )
 def test_status(tally: perdriver.Tally, failed: dict[str, int], asked: list[str], status: int) -> None:
-    """A guest that did not boot, hung, or died is a failure; what no kernel at hand can prove is neither that nor proof."""
+    """A guest that did not boot, hung or died is a failure; what no kernel at hand can prove is neither, nor proof."""
     assert tier.verdict(tally, failed, asked) == status
 
 
