@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+from cowstore.bench.machine import below_home
 from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
@@ -45,7 +46,8 @@ class Installed:
         with open(self.command, "w", encoding="utf-8") as file:
             file.write(_COMMAND)
         self.output("-m", "compileall", "-q", site)
-        self.name = self.output("-c", _NAME).strip()
+        version, _, where = self.output("-c", _NAME).strip().rpartition(" ")
+        self.name = f"{version} {below_home(where)}"
 
     def output(self, *arguments: str) -> str:
         """Run the interpreter and return what it prints.

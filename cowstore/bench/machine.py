@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     Facts = dict[str, str | int | float | bool | None]
 
 
+def below_home(path: str) -> str:
+    """Return a path as others may read it: what lies in a person's home begins with ``~``."""
+    home = os.path.expanduser("~").rstrip("/")
+    return f"~{path[len(home):]}" if home and path.startswith(f"{home}/") else path
+
+
 def facts(scratch: str) -> Facts:
     """Return the facts of this machine, as far as they bear on a figure.
 
@@ -30,7 +36,7 @@ def facts(scratch: str) -> Facts:
         "processor": _processor(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "interpreter": os.path.realpath(sys.executable),
+        "interpreter": below_home(os.path.realpath(sys.executable)),
         "python": ".".join(map(str, sys.version_info[:3])),
         "sqlite": sqlite3.sqlite_version,
         "root": os.geteuid() == 0,
