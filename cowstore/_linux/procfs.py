@@ -1,4 +1,4 @@
-"""What /proc tells: the mount table and the file system types.
+"""What /proc tells: the mount table, the file system types, and who is whose child.
 
 Source: proc(5), proc_pid_mountinfo(5); fs/proc_namespace.c.
 """
@@ -158,6 +158,23 @@ def filesystems(path: Path = "/proc/filesystems") -> dict[str, bool]:
         if tab:
             types[name] = attribute == "nodev"
     return types
+
+
+def children(pid: int) -> list[int]:
+    """List the children of all threads of a process, by their numbers here.
+
+    Source: proc_pid_task(5); empty on a kernel without CONFIG_PROC_CHILDREN.
+
+    Raises:
+        OSError: ENOENT or ESRCH, the process has ended.
+    """
+    found: list[int] = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        try:
+            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread has ended
+    return found
 
 
 def _read(path: Path) -> bytes:

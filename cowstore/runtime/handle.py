@@ -209,20 +209,17 @@ class Handle:
 
 def _usage(pid: int) -> Iterator[tuple[int, int]]:
     """Yield resident bytes and clock ticks of a process and all below it."""
+    from cowstore._linux.procfs import children
+
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        with os.scandir(f"/proc/{pid}/task") as entries:
-            threads = [entry.name for entry in entries]
-        children: list[int] = []
-        for thread in threads:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                children += map(int, file.read().split())
+        below = children(pid)
     except OSError:  # it has just ended
         return
     # Of itself and of the children it has waited for. Source: proc(5), the fields counted from the third.
     yield int(fields[21]) * _PAGE, sum(map(int, fields[11:15]))
-    for child in children:
+    for child in below:
         yield from _usage(child)
 
 

@@ -112,14 +112,12 @@ def stop_tree(pid: int, number: int) -> None:
 
 
 def _tree(pid: int) -> Iterator[int]:
+    from cowstore._linux.procfs import children
+
     yield pid
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
-        children: list[int] = []
-        for thread in threads:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                children += map(int, file.read().split())
+        below = children(pid)
     except OSError:  # it has just ended
         return
-    for child in children:
+    for child in below:
         yield from _tree(child)

@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
 
+from cowstore._linux.procfs import children
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,15 +164,13 @@ def _descriptors() -> frozenset[str]:
 def _descendants(pid: int) -> list[str]:
     found = []
     with suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
-                for child in file.read().split():
-                    found.append(f"{child} {_command(child)}")
-                    found += _descendants(int(child))
+        for child in children(pid):
+            found.append(f"{child} {_command(child)}")
+            found += _descendants(child)
     return found
 
 
-def _command(pid: str) -> str:
+def _command(pid: int) -> str:
     with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         return os.fsdecode(file.read().replace(b"\0", b" ").strip())
     return "?"

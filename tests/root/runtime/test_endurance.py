@@ -18,19 +18,12 @@ import cowstore
 from cowstore.errors import CowstoreError
 from cowstore.runtime.cgroups import hierarchies
 from cowstore.runtime.remote import server
+from tests.root.runtime.processes import children
 
 pytestmark = pytest.mark.timeout(600)
 
 RUNS, BY_COMMAND, KILLED = 500, 100, 10
 """How many runs, how many of them by the command, and what part of a hundred is killed."""
-
-
-def children(pid: int) -> list[int]:
-    """Return the children of a process, as long as it is there."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 class Machine:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cowstore
+from cowstore._linux.procfs import children
 from cowstore.errors import CowstoreError, InvalidArgument, Unsupported
 from cowstore.runtime.cgroups import Groups, Hierarchy, hierarchies
 from cowstore.runtime.limits import Limits
@@ -159,8 +160,8 @@ with cowstore.open({store.root!r}) as store:
     running = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
-    [fork_server] = _children(running.pid)
-    [launcher] = [pid for pid in _children(fork_server) if _runs(pid, "sh")]  # the other one waits for work
+    [fork_server] = children(running.pid)
+    [launcher] = [pid for pid in children(fork_server) if _runs(pid, "sh")]  # the other one waits for work
     os.kill(launcher, 9)
     running.wait()
     running.stdout.close()
@@ -173,12 +174,8 @@ with cowstore.open({store.root!r}) as store:
 
 def _runs(pid: int, name: str) -> bool:
     return any(
-        Path(f"/proc/{child}/comm").read_text().strip() == name or _runs(child, name) for child in _children(pid)
+        Path(f"/proc/{child}/comm").read_text().strip() == name or _runs(child, name) for child in children(pid)
     )
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_what_makes_no_sense_is_refused(store: cowstore.Store) -> None:

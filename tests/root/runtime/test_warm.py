@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING
 
 import cowstore
 from cowstore.runtime.remote import server
+from tests.root.runtime.processes import children
 
 if TYPE_CHECKING:
     import pytest
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def _echo(store: cowstore.Store, text: str) -> bytes | None:
@@ -36,9 +30,9 @@ def test_one_server_serves_all(store: cowstore.Store) -> None:
         assert _echo(store, text) == text.encode() + b"\n"
     assert server.pid == first
     deadline = time.monotonic() + 2
-    while len(_children(first)) > 1 and time.monotonic() < deadline:
+    while len(children(first)) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(_children(first)) == 1  # one launcher waits for work
+    assert len(children(first)) == 1  # one launcher waits for work
 
 
 def test_a_server_that_was_killed_is_replaced(store: cowstore.Store) -> None:
@@ -54,7 +48,7 @@ def test_a_spare_launcher_that_was_killed_is_replaced(store: cowstore.Store) -> 
     assert _echo(store, "a") == b"a\n"
     assert server.pid is not None
     for text in ("b", "c"):
-        for pid in _children(server.pid):
+        for pid in children(server.pid):
             os.kill(pid, 9)
         assert _echo(store, text) == text.encode() + b"\n"
 
@@ -71,8 +65,8 @@ def test_what_waits_keeps_no_mount_of_this_machine_busy(store: cowstore.Store) -
     while time.monotonic() < deadline and [each[0] for each in found] != [rights]:
         time.sleep(0.01)
         assert server.pid is not None
-        firsts = [first for spare in _children(server.pid) for first in _children(spare)]
-        found = [_rights_and_mounts(program) for first in firsts for program in _children(first)]
+        firsts = [first for spare in children(server.pid) for first in children(spare)]
+        found = [_rights_and_mounts(program) for first in firsts for program in children(first)]
     [(_, mounts)] = found
     assert device not in mounts
     assert store.root not in mounts
@@ -129,7 +123,7 @@ time.sleep(100)
     owner = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
     assert owner.stdout is not None
     assert owner.stdout.readline() == b"up\n"
-    [process] = _children(owner.pid)
+    [process] = children(owner.pid)
     owner.kill()
     owner.wait()
     owner.stdout.close()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowstore._linux.procfs import MountInfo, filesystems, mountinfo, parse_mountinfo, unescape
+from cowstore._linux.procfs import MountInfo, children, filesystems, mountinfo, parse_mountinfo, unescape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +158,35 @@ def test_filesystems_of_this_kernel() -> None:
     found = filesystems()
     assert found["proc"] is True
     assert found["tmpfs"] is True
+
+
+def test_children_of_any_thread() -> None:
+    """Of whatever thread of ours; one that has ended and was waited for is none any more."""
+    before = set(children(os.getpid()))
+    started: list[subprocess.Popen[bytes]] = []
+    begun, end = threading.Event(), threading.Event()
+
+    def start() -> None:
+        started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+        begun.set()
+        end.wait(60)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+        assert begun.wait(60)
+        assert set(children(os.getpid())) - before == {each.pid for each in started}
+    finally:
+        end.set()
+        thread.join()
+        for each in started:
+            each.communicate(timeout=60)
+    assert set(children(os.getpid())) == before
+
+
+def test_children_of_what_has_ended() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with pytest.raises(FileNotFoundError):
+        children(ended.pid)
