@@ -259,8 +259,6 @@ def _is_confined() -> bool:
 
 def from_os(error: OSError, tried: str, root: str) -> CowstoreError:
     """Say what the kernel refused of the store at *root*, with a way out where one is known."""
-    import errno
-
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         from cowstore.trees.usage import what_is_full
 

@@ -1,4 +1,4 @@
-"""The few programs the library runs, all of them here: makers of file systems.
+"""The few programs the library runs, all of them here: makers of file systems. And where programs are found.
 
 Everything else is asked of the kernel. A program gets fixed arguments without a shell, messages in English, nothing
 on its standard input, and no descriptor of ours.
@@ -12,7 +12,7 @@ from cowstore.errors import CowstoreError, DriverUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 PACKAGES = {
     "mke2fs": "e2fsprogs",
@@ -26,7 +26,12 @@ _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 def find(program: str) -> str | None:
     """Return the path of a program: in PATH, then in the system's directories, which a user's PATH may lack."""
-    for directory in [*os.environ.get("PATH", "").split(os.pathsep), *_SYSTEM_DIRECTORIES]:
+    return find_in([*os.environ.get("PATH", "").split(os.pathsep), *_SYSTEM_DIRECTORIES], program)
+
+
+def find_in(directories: Iterable[str], program: str) -> str | None:
+    """Return the path of a program in the first of the directories that has it."""
+    for directory in directories:
         path = os.path.join(directory, program)
         if directory and os.access(path, os.X_OK) and os.path.isfile(path):
             return path

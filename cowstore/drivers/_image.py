@@ -69,11 +69,7 @@ class Images:
 
     def has(self, name: str) -> bool:
         """Tell whether the directory of an id holds an image."""
-        try:
-            os.stat(f"{name}/{IMAGE}", dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        return self._is_there(f"{name}/{IMAGE}")
 
     def is_sealed(self, name: str) -> bool:
         """Tell whether nobody may write to an image any more."""
@@ -84,13 +80,13 @@ class Images:
     def hold(self, id: int) -> list[loop.LoopDevice]:
         """Return where to put the devices that the mounts of *id* need, until :meth:`release`."""
         # What somebody else has removed needs nothing any more.
-        for other in [other for other in self._held if other != id and not self._is_there(other)]:
+        for other in [other for other in self._held if other != id and not self._is_there(str(other))]:
             self.release(other)
         return self._held.setdefault(id, [])
 
-    def _is_there(self, id: int) -> bool:
+    def _is_there(self, name: str) -> bool:
         try:
-            os.stat(str(id), dir_fd=self._fd, follow_symlinks=False)
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True

@@ -11,7 +11,8 @@ specification, layer.md.
 from __future__ import annotations
 
 import stat
-from zlib import adler32
+
+from cowstore.layers.headers import byte_sum
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -169,13 +170,4 @@ def _ustar(name: bytes, prefix: bytes, mode: int, numbers: list[int], seconds: i
         prefix.ljust(155, b"\0"),
         bytes(12),
     )
-    return b"%s%06o\0 %s" % (block[:148], _sum(block), block[156:])
-
-
-def _sum(block: bytes) -> int:
-    """Add up the bytes of a block, ten times as fast as sum().
-
-    The lower half of an Adler-32 checksum is one more than the sum modulo 65521, which half a block cannot reach.
-    Source: RFC 1950, section 8.2.
-    """
-    return (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+    return b"%s%06o\0 %s" % (block[:148], byte_sum(block), block[156:])

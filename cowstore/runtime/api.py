@@ -162,10 +162,7 @@ def spawn(
             network=compose.network(network),
             read_only=read_only or lease.read_only,
             hidden=compose.hidden(lease.mounts, store.root),
-            binds=(
-                *compose.resolver(network),
-                *(compose.bind(each) if isinstance(each, str) else each for each in binds),
-            ),
+            binds=compose.binds(network, binds),
             tmpfs=compose.tmpfs(tmpfs),
             as_pid_1=as_pid_1,
             tty=tty,

@@ -69,10 +69,7 @@ def bundle(
         hostname=compose.hostname(hostname),
         network=compose.network(network),
         read_only=read_only or store.stat(key).kind != "active",
-        binds=(
-            *compose.resolver(network),
-            *(compose.bind(each) if isinstance(each, str) else each for each in binds),
-        ),
+        binds=compose.binds(network, binds),
         tmpfs=compose.tmpfs(tmpfs),
         limits=limits.check() if limits is not None and limits.any else None,
         tty=tty,

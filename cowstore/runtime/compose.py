@@ -187,6 +187,14 @@ def user(name: str | None, image: str = "") -> str:
     return name
 
 
+def binds(network: str, asked: Iterable[Bind | str]) -> tuple[Bind, ...]:
+    """Return what is shown inside: what the network needs, then what is asked for.
+
+    :raises InvalidArgument: as :func:`bind`.
+    """
+    return (*resolver(network), *(bind(each) if isinstance(each, str) else each for each in asked))
+
+
 def bind(text: str) -> Bind:
     """Read ``SOURCE:TARGET[:ro]``; a source that is relative is so to the working directory.
 

@@ -13,6 +13,7 @@ import select
 import signal
 import time
 
+from cowstore import _programs
 from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor, open_
 from cowstore._linux.mount import MountAttr, OpenTreeFlag, mount_setattr, open_tree
@@ -20,8 +21,9 @@ from cowstore._linux.namespaces import CloneFlag, clone3
 from cowstore.errors import Unsupported
 from cowstore.runtime import messages
 from cowstore.runtime.messages import LAUNCHER_FAILED
-from cowstore.runtime.program import ProgramError
+from cowstore.runtime.program import ProgramError, default_signals
 from cowstore.runtime.root import SECURED, attach, make_file_system
+from cowstore.runtime.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ ADDRESS, GATEWAY, RESOLVER = "10.0.2.100", "10.0.2.2", "10.0.2.3"
 """Of the container, of the way out, and of what answers for this machine's own resolver."""
 
 INTERFACE = "eth0"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE_SECONDS = 10.0
 _NAMESPACE_FD = 3
 
@@ -44,11 +45,10 @@ def find_helper(inside: Inside) -> None:
     :raises Unsupported: there is none.
     """
     for name in ("pasta", "slirp4netns"):
-        for directory in _PATH.split(":"):
-            path = os.path.join(directory, name)
-            if os.access(path, os.X_OK):
-                inside.helper = path
-                return
+        path = _programs.find_in(DEFAULT_PATH.split(":"), name)
+        if path is not None:
+            inside.helper = path
+            return
     raise Unsupported(
         "a network of the user's needs pasta or slirp4netns, and neither is installed: on Debian they are in the "
         "packages passt and slirp4netns",
@@ -126,11 +126,9 @@ def _become(program: str, pid: int, namespace: int, remarks: int) -> NoReturn:
     for fd, number in ((null, 0), (null, 1), (remarks, 2), (namespace, _NAMESPACE_FD)):
         os.dup2(fd, number)
     close_all_but({0, 1, 2, _NAMESPACE_FD})
-    for number in range(1, signal.NSIG):
-        if number not in {32, 33, signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+    default_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.execve(program, _words(program, pid), {"PATH": _PATH})
+    os.execve(program, _words(program, pid), {"PATH": DEFAULT_PATH})
 
 
 def _words(program: str, pid: int) -> list[str]:

@@ -11,10 +11,12 @@ import errno
 import os
 import stat
 
+from cowstore import _programs
 from cowstore._linux.files import Resolve, openat2
 from cowstore.errors import Unsupported
 from cowstore.runtime.program import NOT_EXECUTABLE, NOT_FOUND, ProgramError
 from cowstore.runtime.root import SECURED, attach, make_file_system
+from cowstore.runtime.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from cowstore.runtime.spec import Spec
 
 RUNTIMES = ("crun", "runc")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _WITHOUT_GROUPS = {"crun": ("--cgroup-manager=disabled",)}
 _BELOW = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
 
@@ -35,10 +36,9 @@ def find(name: str) -> str:
 
     :raises Unsupported: it is not installed.
     """
-    for directory in _PATH.split(":"):
-        path = os.path.join(directory, name)
-        if os.access(path, os.X_OK):
-            return path
+    path = _programs.find_in(DEFAULT_PATH.split(":"), name)
+    if path is not None:
+        return path
     raise Unsupported(f"{name} is not installed: on Debian it is in the package {name}", feature="runtime")
 
 
@@ -129,7 +129,7 @@ def _keeping_devices_out(root: str, *, read_only: bool) -> dict[str, object]:
     options = "remount,bind,nodev" + (",ro" if read_only else "")
     # It takes the container's state from its standard input first: crun gives up when nobody reads that.
     script = 'while read -r line; do :; done; exec mount -n -o "$0" "$1"'
-    hook = {"path": "/bin/sh", "args": ["sh", "-c", script, options, root], "env": [f"PATH={_PATH}"]}
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script, options, root], "env": [f"PATH={DEFAULT_PATH}"]}
     return {"createContainer": [hook]}
 
 
@@ -210,7 +210,7 @@ def execute_runtime(inside: Inside, *, runtime: str) -> NoReturn:
         *(name, *_WITHOUT_GROUPS.get(name, ()), "--root", f"{at}/state"),
         *("run", "--bundle", at, "--pid-file", evidence(at), "program"),
     ]
-    os.execve(runtime, words, {"PATH": _PATH, "HOME": "/root", "XDG_RUNTIME_DIR": at})
+    os.execve(runtime, words, {"PATH": DEFAULT_PATH, "HOME": "/root", "XDG_RUNTIME_DIR": at})
 
 
 def evidence(at: str) -> str:
@@ -223,25 +223,15 @@ def program_of(process_1: int) -> int | None:
 
     :param process_1: ours; the runtime is its child, and the program the runtime's.
     """
+    from cowstore._linux.procfs import children
+
     at = process_1
     for _ in range(2):
         try:
-            with open(f"/proc/{at}/task/{at}/children", encoding="ascii") as file:
-                found = file.read().split()
-            if not found and at != process_1:  # the runtime has threads, and any may have made it
-                found = [
-                    child
-                    for thread in os.listdir(f"/proc/{at}/task")
-                    for child in _words(f"/proc/{at}/task/{thread}/children")
-                ]
+            found = children(at)
         except OSError:
             return None
         if not found:
             return None
-        at = int(found[0])
+        at = found[0]
     return at
-
-
-def _words(path: str) -> list[str]:
-    with open(path, encoding="ascii") as file:
-        return file.read().split()

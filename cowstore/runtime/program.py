@@ -69,6 +69,11 @@ def own_session(inside: Inside) -> None:  # noqa: ARG001  # every step has the s
 
 def reset_signals(inside: Inside) -> None:  # noqa: ARG001
     """Give every signal its default disposition; the program inherits that from process 1."""
+    default_signals()
+
+
+def default_signals() -> None:
+    """Give every signal of this process its default disposition."""
     for number in range(1, signal.NSIG):
         # Python ignores SIGPIPE and SIGXFSZ, nohup(1) SIGHUP; some callers the two that the C library keeps to itself.
         if number in {32, 33}:
