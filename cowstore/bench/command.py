@@ -226,7 +226,7 @@ def _quick(run: Run, place: Scratch, say: Callable[[str], None], arguments: argp
         from cowstore.bench import quick_driver
 
         run.suite = f"quick --driver {arguments.driver}"
-        quick_driver.measure(run, place, say, arguments.driver)
+        quick_driver.measure_driver(run, place, say, arguments.driver)
         return
     from cowstore.bench.quick import Quick
 
@@ -301,7 +301,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from cowstore.bench.compare import compare
 
     found = compare(load(arguments.before), load(arguments.after))
-    if not found:
+    if not found.differences:
         raise CowstoreError(f"{arguments.before} and {arguments.after} have no figure in common")
     table.show_differences(found, everything=arguments.all)
-    return OVER if any(one.verdict == "worse" for one in found) else 0
+    return OVER if any(one.verdict == "worse" for one in found.differences) else 0

@@ -1,17 +1,22 @@
-"""Two runs side by side: what changed, by how much, and whether chance would do that too."""
+"""Two runs side by side: what changed, by how much, and whether chance or the machine would do that too.
+
+A machine is not the same from one minute to the next, a virtual one least of all. So what was measured beside a floor
+is compared as a multiple of it; what has no floor must differ by more than the floors of the two runs do. And what was
+measured in passes counts once for each: within one, repeats share the same moment.
+"""
 
 from __future__ import annotations
 
 import math
 
-from cowstore.bench.results import MORE
-from cowstore.bench.timing import median, quartiles
+from cowstore.bench.results import FLOOR, MORE
+from cowstore.bench.timing import median, quartiles, stretches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from cowstore.bench.results import Run, Series
+    from cowstore.bench.results import Budget, Run, Series
 
 LEVEL = 0.01
 """Probability below which chance is no explanation."""
@@ -23,35 +28,87 @@ LEAST = 0.05
 class Difference:
     """One series in both runs.
 
-    :ivar ratio: of the medians, the new one to the old one. :ivar p: the probability that chance alone does as much.
-    :ivar verdict: ``better``, ``worse`` or ``same``.
+    :ivar ratio: of the medians, the new one to the old one; where there is a floor, of the multiples of it.
+    :ivar p: the probability that chance alone does as much. :ivar floored: whether both have a floor.
+    :ivar verdict: ``better``, ``worse``, ``same``, or ``machine`` for a floor that changed.
     """
 
-    def __init__(self, old: Series, new: Series) -> None:
-        self.old, self.new = old, new
-        before = median(old.values)
-        self.ratio = median(new.values) / before if before else 1.0
-        self.p = rank_sum_p(old.values, new.values)
-        self.verdict = self._judge()
+    def __init__(self, old: Run, before: Series, new: Run, after: Series) -> None:
+        self.old, self.new = before, after
+        floor, other_floor = old.floor_of(before), new.floor_of(after)
+        self.floored = floor is not None and other_floor is not None
+        first = _samples(before, floor if self.floored else None)
+        second = _samples(after, other_floor if self.floored else None)
+        middle = median(first)
+        self.ratio = median(second) / middle if middle else 1.0
+        self.p = rank_sum_p(first, second)
+        # A real difference is unlikely to be chance, large enough, and outside the spread.
+        self.verdict = "same"
+        if self.p <= LEVEL and abs(self.ratio - 1) >= LEAST and not _overlap(first, second):
+            self.verdict = "better" if (self.ratio < 1) != (after.better == MORE) else "worse"
 
-    def _judge(self) -> str:
-        """Give the verdict: a real difference is unlikely to be chance, large enough, and outside the spread."""
-        if self.p > LEVEL or abs(self.ratio - 1) < LEAST or _overlap(self.old.values, self.new.values):
-            return "same"
-        return "better" if (self.ratio < 1) != (self.new.better == MORE) else "worse"
 
+class Comparison:
+    """Two runs side by side.
 
-def compare(old: Run, new: Run) -> list[Difference]:
-    """Return the differences of what is in both runs, in the new one's order.
-
-    Each is judged by itself: of a hundred that are the same, one may be called different by chance.
+    :ivar differences: one for each series that is in both, in the new one's order.
+    :ivar drift: the least and the most that floors changed by, as factors with 1 between them: what the machine did.
+    :ivar budgets: how many are in both with a spread. :ivar apart: those of them whose spreads do not touch.
     """
-    before = {series.identity: series for series in old.series}
-    return [
-        Difference(before[series.identity], series)
-        for series in new.series
-        if series.identity in before and series.unit == before[series.identity].unit
-    ]
+
+    def __init__(self, old: Run, new: Run) -> None:
+        before = {series.identity: series for series in old.series}
+        self.differences = [
+            Difference(old, before[series.identity], new, series)
+            for series in new.series
+            if series.identity in before and series.unit == before[series.identity].unit
+        ]
+        named = {(series.workload, series.floor) for series in new.series if series.floor}
+        floors = [
+            one
+            for one in self.differences
+            if (one.new.workload, one.new.subject) in named or one.new.subject.startswith(FLOOR)
+        ]
+        drifts = [one.ratio for one in floors if one.new.unit == "s"]
+        self.drift = min([1.0, *drifts]), max([1.0, *drifts])
+        for one in self.differences:
+            if one in floors:
+                one.verdict = "same" if one.verdict == "same" else "machine"
+            elif not one.floored and one.new.unit == "s" and self.drift[0] <= one.ratio <= self.drift[1]:
+                one.verdict = "same"
+        both = list(_in_both(old, new))
+        self.budgets = len(both)
+        self.apart = [(one, other) for one, other in both if not _touch(one, other)]
+
+
+def compare(old: Run, new: Run) -> Comparison:
+    """Return what changed from *old* to *new*."""
+    return Comparison(old, new)
+
+
+def _samples(series: Series, floor: Series | None) -> list[float]:
+    """Return what counts once each: medians of passes where there were several, as multiples of the floor's."""
+    values: Sequence[float] = series.values
+    below = [1.0 if floor is None else median(floor.values)] * len(values)
+    if series.passes > 1:
+        values = [median(part) for part in stretches(values, series.passes)]
+        if floor is not None and floor.passes == series.passes:
+            below = [median(part) for part in stretches(floor.values, floor.passes)]
+    return [value / (bare or 1.0) for value, bare in zip(values, below, strict=False)]
+
+
+def _in_both(old: Run, new: Run) -> Iterator[tuple[Budget, Budget]]:
+    """Yield the budgets of the same name and place among those of that name, which have a spread in both."""
+    for name in dict.fromkeys(budget.name for budget in new.budgets):
+        pair = ([budget for budget in run.budgets if budget.name == name] for run in (old, new))
+        for before, after in zip(*pair, strict=False):
+            if before.low is not None and after.low is not None:
+                yield before, after
+
+
+def _touch(one: Budget, other: Budget) -> bool:
+    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None  # noqa: PT018
+    return one.low <= other.high and other.low <= one.high
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:

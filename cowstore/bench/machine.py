@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def below_home(path: str) -> str:
     """Return a path as others may read it: what lies in a person's home begins with ``~``."""
     home = os.path.expanduser("~").rstrip("/")
-    return f"~{path[len(home):]}" if home and path.startswith(f"{home}/") else path
+    return f"~{path[len(home) :]}" if home and path.startswith(f"{home}/") else path
 
 
 def facts(scratch: str) -> Facts:

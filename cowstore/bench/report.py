@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cowstore.bench.results import Run, Series
+    from cowstore.bench.results import Budget, Run, Series
 
 _COLOURS = 9
 
@@ -100,13 +100,17 @@ def _budgets(run: Run) -> str:
         verdict = '<span class="met">kept</span>' if budget.met else '<span class="over">above</span>'
         rows.append(
             f'<tr><td>{escape(budget.name)}</td><td class="n">{budget.value:g} {escape(budget.unit)}</td>'
-            f'<td class="n">{budget.limit:g} {escape(budget.unit)}</td><td>{verdict}</td>'
-            f"<td>{escape(budget.what)}</td></tr>"
+            f'<td class="n">{_spread_of(budget)}</td><td class="n">{budget.limit:g} {escape(budget.unit)}</td>'
+            f"<td>{verdict}</td><td>{escape(budget.what)}</td></tr>"
         )
     return (
-        '<h2 id="budgets">Budgets</h2><div class="wide"><table><tr><th>budget</th><th>found</th><th>at most</th>'
-        f"<th></th><th>what</th></tr>{''.join(rows)}</table></div>"
+        '<h2 id="budgets">Budgets</h2><div class="wide"><table><tr><th>budget</th><th>found</th><th>in one pass</th>'
+        f"<th>at most</th><th></th><th>what</th></tr>{''.join(rows)}</table></div>"
     )
+
+
+def _spread_of(budget: Budget) -> str:
+    return "" if budget.low is None or budget.high is None else f"{budget.low:g} to {budget.high:g}"
 
 
 def _workload(run: Run, name: str, colours: dict[str, int]) -> str:
@@ -125,7 +129,7 @@ def _workload(run: Run, name: str, colours: dict[str, int]) -> str:
             continue
         for label, group in _groups(members):
             parts.append(f"<h3>{escape(label)}</h3><figure>{svg.bars(group, colours, f'{name}: {label}')}</figure>")
-    return "".join([*parts, _table(series)])
+    return "".join([*parts, _table(run, series)])
 
 
 def _explained(name: str) -> str:
@@ -160,13 +164,13 @@ def _groups(members: list[Series]) -> Iterator[tuple[str, list[Series]]]:
         yield f"{group[0].phase} ({given})" if given else group[0].phase, group
 
 
-def _table(series: list[Series]) -> str:
-    floors = {(one.subject, one.phase, tuple(sorted(one.parameters.items()))): median(one.values) for one in series}
+def _table(run: Run, series: list[Series]) -> str:
     rows = []
     for one in series:
         given = ", ".join(f"{name} {value}" for name, value in sorted(one.parameters.items()))
-        floor = floors.get((one.floor or "", one.phase, tuple(sorted(one.parameters.items()))))
-        ratio = f"{median(one.values) / floor:.2f} times {one.floor}" if floor else ""
+        floor = run.floor_of(one)
+        below = median(floor.values) if floor else 0
+        ratio = f"{median(one.values) / below:.2f} times {one.floor}" if below else ""
         rows.append(
             f"<tr><td>{escape(one.subject)}</td><td>{escape(one.phase)}</td><td>{escape(given)}</td>"
             f'<td class="n">{escape(figure(median(one.values), one.unit))}</td><td class="n">{escape(spread(one))}</td>'

@@ -3,19 +3,20 @@
 The document is one object::
 
     schema        "cowstore-bench"
-    version       2
+    version       3
     suite         the name of the suite, or of several joined by "+"
     seed          of everything that is random
     started       in UTC, ISO 8601
     seconds       that the run took
     machine       facts of the machine, by name
     method        sentences on how it was measured
-    series        list of {workload, subject, phase, parameters, unit, values, better, floor, notes}
-    budgets       list of {name, value, limit, unit, met, what}
+    series        list of {workload, subject, phase, parameters, unit, values, passes, better, floor, notes}
+    budgets       list of {name, value, low, high, limit, unit, met, what}
     absent        list of {subject, reason}
 
 A series is told apart by its workload, subject, phase and parameters. ``floor`` names the subject that is the bare cost
-of the same step in the same run.
+of the same step in the same run. ``passes`` is the number of stretches, of the same length and apart in time, that its
+values came in. ``low`` and ``high`` are what a budget's figure is in the passes by themselves: its spread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     Identity = tuple[str, str, str, tuple[tuple[str, Parameter], ...]]
 
 SCHEMA = "cowstore-bench"
-VERSION = 2
+VERSION = 3
 
 LESS, MORE = "less", "more"
 FLOOR = "bare"
@@ -47,7 +48,8 @@ class Series:
 
     :ivar workload: what was done. :ivar subject: the driver or the tool that did it. :ivar phase: the part timed.
     :ivar parameters: depth, number of snapshots and the like. :ivar unit: ``s``, ``B``, ``B/s``, ``1``.
-    :ivar values: one for each repeat. :ivar better: ``less`` or ``more``. :ivar floor: subject to be compared with.
+    :ivar values: one for each repeat. :ivar passes: stretches, apart in time, that they came in.
+    :ivar better: ``less`` or ``more``. :ivar floor: subject to be compared with.
     """
 
     workload: str
@@ -57,6 +59,7 @@ class Series:
     unit: str = "s"
     better: str = LESS
     parameters: dict[str, Parameter] = field(default_factory=dict)
+    passes: int = 1
     floor: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -78,6 +81,7 @@ class Budget:
 
     :ivar value: what was found. :ivar limit: the most it may be. :ivar unit: ``x`` for a ratio, ``ms``, ``MiB``.
     :ivar what: what was divided by what, on which interpreter.
+    :ivar low: the least that one pass found. :ivar high: the most; both are None where it was measured in one.
     """
 
     name: str
@@ -85,6 +89,8 @@ class Budget:
     limit: float
     unit: str
     what: str
+    low: float | None = None
+    high: float | None = None
 
     @property
     def met(self) -> bool:
@@ -117,15 +123,52 @@ class Run:
         better: str = LESS,
         floor: str | None = None,
         notes: Iterable[str] = (),
+        passes: int = 1,
         **parameters: Parameter,
     ) -> Series:
         """Add a series and return it."""
         made = Series(
             workload=workload, subject=subject, phase=phase, values=tuple(values), unit=unit, better=better,
-            parameters=parameters, floor=floor, notes=tuple(notes),
+            parameters=parameters, floor=floor, notes=tuple(notes), passes=passes,
         )  # fmt: skip
         self.series.append(made)
         return made
+
+    def judge(
+        self,
+        name: str,
+        value: float | tuple[float, float, float],
+        limit: float,
+        what: str,
+        *,
+        unit: str = "x",
+    ) -> None:
+        """Add a budget's verdict.
+
+        :param value: what was found; with the least and the most of its passes, where there were several.
+        """
+        found, low, high = value if isinstance(value, tuple) else (value, None, None)
+        self.budgets.append(
+            Budget(
+                name=name,
+                value=round(found, 3),
+                limit=limit,
+                unit=unit,
+                what=what,
+                low=None if low is None else round(low, 3),
+                high=None if high is None else round(high, 3),
+            )
+        )
+
+    def floor_of(self, series: Series) -> Series | None:
+        """Return the bare cost beside which *series* was measured; its phase may have another name."""
+        beside = [
+            one
+            for one in self.of(series.workload)
+            if one.subject == series.floor and one.parameters == series.parameters and one.unit == series.unit
+        ]
+        same = [one for one in beside if one.phase == series.phase]
+        return (same or beside)[0] if len(same or beside) == 1 else None
 
     def of(self, workload: str) -> Iterator[Series]:
         """Yield the series of one workload."""
@@ -261,6 +304,6 @@ def _renamed(series: Series, suffix: str) -> Series:
         return series
     return Series(
         workload=series.workload, subject=series.subject + suffix, phase=series.phase, values=series.values,
-        unit=series.unit, better=series.better, parameters=series.parameters,
+        unit=series.unit, better=series.better, parameters=series.parameters, passes=series.passes,
         floor=None if series.floor is None else series.floor + suffix, notes=series.notes,
     )  # fmt: skip

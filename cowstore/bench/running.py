@@ -10,7 +10,7 @@ import time
 
 from cowstore.bench import machine, synthetic
 from cowstore.bench.installed import Installed, interpreters, minimal_root, process
-from cowstore.bench.results import FLOOR, Budget
+from cowstore.bench.results import FLOOR
 from cowstore.bench.timing import interleave, median, paired_ratio
 from cowstore.errors import CowstoreError
 
@@ -141,15 +141,7 @@ def layers_suite(run: Run, scratch: Scratch, say: Say, *, plan: Plan, archive: s
     if shutil.which("bsdtar") is None:
         run.absent["bsdtar"] = "not installed: apt-get install libarchive-tools"
     _changes(run, ground, say, plan)
-    run.budgets.append(
-        Budget(
-            name="memory",
-            value=round(peak, 1),
-            limit=64.0,
-            unit="MiB",
-            what="peak of this process while it read and wrote archives",
-        )
-    )
+    run.judge("memory", peak, 64.0, "peak of this process while it read and wrote archives", unit="MiB")
 
 
 _MIB = 1 << 20
@@ -236,7 +228,7 @@ def _add_archives(run: Run, found: Mapping[str, list[float]], form: str, what: s
         said = f"{verb} of {what}, {form}, to GNU tar"
         if verb == "export":
             said += f"; {sizes['cowstore'] / _MIB:.0f} MiB written, {sizes['GNU tar'] / _MIB:.0f} by GNU tar"
-        run.budgets.append(Budget(name=f"{budget}-{form}", value=round(ratio, 3), limit=limit, unit="x", what=said))
+        run.judge(f"{budget}-{form}", ratio, limit, said)
 
 
 def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
@@ -265,12 +257,4 @@ def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
     for number, values in found.items():
         run.add("changes", "overlay", "10 edits", values, files=int(number))
     ratio = median(found[str(small * 10)]) / median(found[str(small)])
-    run.budgets.append(
-        Budget(
-            name="changes",
-            value=round(ratio, 3),
-            limit=1.3,
-            unit="x",
-            what=f"changes of 10 edits in {small * 10} files against {small}",
-        )
-    )
+    run.judge("changes", ratio, 1.3, f"changes of 10 edits in {small * 10} files against {small}")

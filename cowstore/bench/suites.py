@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from cowstore.bench import floors
 from cowstore.bench.grounds import SUBJECTS, ground
-from cowstore.bench.results import LESS, MORE, Budget, Series
+from cowstore.bench.results import LESS, MORE, Series
 from cowstore.bench.timing import Stopwatch, median, paired_ratio, undisturbed
 from cowstore.bench.words import figure
 from cowstore.bench.workloads import Plan, load_all
@@ -199,16 +199,11 @@ def _side_by_side(run: Run, one: Ground, base: str, many: int, rounds: int) -> N
         for store, watch in watches.items():
             _life(one, store, base, watch if turn >= 0 else Stopwatch(), [])
     small, large = (_sums(watch) for watch in watches.values())
-    run.budgets.append(
-        Budget(
-            name=f"population-{one.subject}",
-            value=round(paired_ratio(large, small), 3),
-            limit=1.2,
-            unit="x",
-            what=f"a life beside {many} snapshots {figure(median(large), 's')} against {_POPULATIONS[0]} "
-            f"{figure(median(small), 's')}, in turns",
-        )
-    )
+    run.judge(
+        f"population-{one.subject}", paired_ratio(large, small), 1.2,
+        f"a life beside {many} snapshots {figure(median(large), 's')} against {_POPULATIONS[0]} "
+        f"{figure(median(small), 's')}, in turns",
+    )  # fmt: skip
 
 
 def _life(one: Ground, store: Store, base: str, watch: Stopwatch, written: list[float]) -> None:

@@ -7,9 +7,7 @@ from cowstore.bench.words import figure, spread, summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cowstore.bench.compare import Difference
+    from cowstore.bench.compare import Comparison
     from cowstore.bench.results import Budget, Run
 
 
@@ -50,24 +48,37 @@ def _show_series(run: Run) -> None:
 def _line(budget: Budget) -> str:
     verdict = "ok  " if budget.met else "OVER"
     value, limit = _value(budget, budget.value), _value(budget, budget.limit)
-    return f"{verdict}  {budget.name:22} {value:>9} of {limit:<8} {budget.what}"
+    return f"{verdict}  {budget.name:22} {value:>9} of {limit:<8} {_range(budget).strip():14} {budget.what}"
+
+
+def _range(budget: Budget) -> str:
+    """Return the spread of a budget's figure, in its unit, with a space before it."""
+    return "" if budget.low is None or budget.high is None else f" ({budget.low:.2f} to {budget.high:.2f})"
 
 
 def _value(budget: Budget, value: float) -> str:
     return f"{value:.2f}x" if budget.unit == "x" else f"{value:.2f} {budget.unit}"
 
 
-def show_differences(found: Sequence[Difference], *, everything: bool) -> None:
-    """Print what changed, and how much of that chance may be."""
-    shown = [one for one in found if everything or one.verdict != "same"]
-    for one in shown:
+def show_differences(found: Comparison, *, everything: bool) -> None:
+    """Print what changed, how much of that chance may be, and what the machine itself did."""
+    for one in found.differences:
+        if not everything and one.verdict == "same":
+            continue
         before, after = (figure(median(side.values), side.unit) for side in (one.old, one.new))
         print(
             f"{one.verdict:7} {one.new.subject:14} {one.new.label:52} {before:>9} to {after:>9}  "
-            f"{one.ratio:5.2f}x  p={one.p:.3g}"
+            f"{one.ratio:5.2f}x{' to its floor' if one.floored else ''}  p={one.p:.3g}"
         )
-    same = sum(one.verdict == "same" for one in found)
+    for old, new in found.apart:
+        print(f"apart   {new.name:22} {_value(old, old.value)}{_range(old)} to {_value(new, new.value)}{_range(new)}")
+    low, high = found.drift
+    print(f"the machine: floors took {low:.2f} to {high:.2f} times as long as before")
+    number = len(found.differences)
+    changed = sum(one.verdict in {"better", "worse"} for one in found.differences)
     print(
-        f"{len(found)} figures in both: {len(found) - same} changed, {same} did not; "
-        f"of as many that are the same, {max(1, round(len(found) / 100))} may be called changed by chance"
+        f"{number} figures in both: {changed} changed beyond that, {number - changed} did not; of as many that are the "
+        f"same, {max(1, round(number / 100))} may be called changed by chance"
     )
+    if found.budgets:
+        print(f"{found.budgets} budgets in both: the spreads of {found.budgets - len(found.apart)} touch")

@@ -63,6 +63,41 @@ def interleave(steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: in
     return found
 
 
+class Passes:
+    """Steps that are compared, in passes that lie apart in time.
+
+    What a machine does to itself for some seconds touches one pass; how far the passes lie apart is the spread within
+    which another run is to be expected.
+
+    :ivar found: seconds by the name of the step, those of one pass after those of another. :ivar count: of the passes.
+    """
+
+    def __init__(self, steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: int = 1) -> None:
+        self.found: dict[str, list[float]] = {name: [] for name in steps}
+        self.count = 0
+        self._steps, self._rounds, self._seed, self._warm_up = steps, rounds, seed, warm_up
+
+    def __call__(self) -> None:
+        """Measure one pass."""
+        self.count += 1
+        taken = interleave(self._steps, self._rounds, seed=self._seed + self.count, warm_up=self._warm_up)
+        for name, seconds in taken.items():
+            self.found[name] += seconds
+
+    def figure(self, of: Callable[[Mapping[str, float]], float]) -> tuple[float, float, float]:
+        """Return what *of* makes of the medians of all passes, then the least and the most that it makes of one's."""
+        whole = of({name: median(values) for name, values in self.found.items()})
+        parts = {name: stretches(values, self.count) for name, values in self.found.items()}
+        each = [of({name: median(part[number]) for name, part in parts.items()}) for number in range(self.count)]
+        return whole, min(each, default=whole), max(each, default=whole)
+
+
+def stretches(values: Sequence[float], count: int) -> list[Sequence[float]]:
+    """Return *values* in so many parts of the same length, in their order."""
+    length = len(values) // count
+    return [values[number * length : (number + 1) * length] for number in range(count)]
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Keep the garbage collector out of the block."""

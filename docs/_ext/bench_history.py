@@ -36,10 +36,11 @@ def section(path: Path) -> Iterator[str]:
         f"{run.seconds:.0f} s; `benchmarks/results/{path.name}`\n"
     )
     if run.budgets:
-        yield "| budget | found | at most | what |\n|---|---|---|---|"
+        yield "| budget | found | in one pass | at most | what |\n|---|---|---|---|---|"
         for budget in run.budgets:
             value = f"{budget.value:g} {budget.unit}{'' if budget.met else ' **above**'}"
-            yield f"| {budget.name} | {value} | {budget.limit:g} {budget.unit} | {budget.what} |"
+            spread = "" if budget.low is None else f"{budget.low:g} to {budget.high:g}"
+            yield f"| {budget.name} | {value} | {spread} | {budget.limit:g} {budget.unit} | {budget.what} |"
         yield ""
     words = summary(run)
     if words:

@@ -132,7 +132,7 @@ def test_the_budgets_of_one_driver(subject: str, place: Scratch, monkeypatch: py
     monkeypatch.setattr(quick_driver, "ROUNDS", 2)
     run = Run(suite="quick", seed=1, started="now")
     try:
-        quick_driver.measure(run, place, lambda _text: None, subject)
+        quick_driver.measure_driver(run, place, lambda _text: None, subject)
     except (CowstoreError, ModuleNotFoundError) as error:
         pytest.skip(f"elsewhere: {error}")
     names = {budget.name for budget in run.budgets}

@@ -31,7 +31,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         ("[]", "schema"),
         ('{"schema": "other"}', "schema"),
         ('{"schema": "cowstore-bench", "version": 99}', "version 99"),
-        ('{"schema": "cowstore-bench", "version": 2}', "damaged"),
+        ('{"schema": "cowstore-bench", "version": 3}', "damaged"),
     ],
 )
 def test_what_is_none_is_refused(content: str, said: str, tmp_path: Path) -> None:

@@ -49,3 +49,13 @@ def test_the_collector_is_left_as_it_was() -> None:
     with timing.undisturbed():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_passes_are_apart_and_told_apart() -> None:
+    times = iter(range(100))
+    found = timing.Passes({"a": lambda: float(next(times))}, 3, seed=1, warm_up=0)
+    found()
+    found()
+    assert found.found == {"a": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
+    assert found.figure(lambda of: of["a"]) == (2.5, 1.0, 4.0)
+    assert timing.stretches(found.found["a"], 2) == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
