@@ -1,9 +1,10 @@
 """What AUFS needs of whoever mounts: branches told by descriptor, and a look at what the kernel made of them.
 
 AUFS takes a wrong permission for another one, and drops what follows an empty path, without an error. So after a mount
-its branches are read back, by its own ioctl, or where that is not there from sysfs.
+its branches are read back, by its own ioctl on that mount. ``/sys/fs/aufs/si_<id>/br<N>`` tells the same, but must not
+be read: see :func:`any_mount`.
 
-Source: measured (aufs 20240701); ``linux/aufs_type.h``; ``/sys/fs/aufs/si_<id>/br<N>``.
+Source: measured (aufs 20240701); ``linux/aufs_type.h``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cowstore._linux.procfs import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from cowstore._linux.fd import Descriptor
     from cowstore.model import Mount
@@ -60,56 +61,29 @@ def told(steps: Iterable[Mount]) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def stacks(root: str | None = None) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield path and permission of the branches of every live mount, the topmost first.
+def any_mount(root: str | None = None) -> bool:
+    """Tell whether AUFS has any live mount, one that was only taken off its place included.
 
-    :param root: another directory in place of ``/sys/fs/aufs``.
+    Only names are listed: whoever reads a file of a mount that is just ending brings the kernel down, since the mount's
+    super block is forgotten before its files are taken away.
+
+    :param root: another directory in place of ``/sys/fs/aufs``. Source: ``sysaufs_si_show``, aufs 20240701.
     """
-    where = ROOT if root is None else root
     try:
-        names = os.listdir(where)
+        return any(name.startswith("si_") for name in os.listdir(ROOT if root is None else root))
     except FileNotFoundError:
-        return
-    for name in names:
-        if name.startswith("si_"):
-            stack = _stack(os.path.join(where, name))
-            if stack:
-                yield stack
+        return False
 
 
-def _stack(directory: str) -> list[tuple[bytes, bytes]]:
-    """Read the branches of one mount; empty where it has gone away."""
-    try:
-        # br<N> is a branch, brid<N> something else.
-        numbers = sorted(int(name[2:]) for name in os.listdir(directory) if name[:2] == "br" and name[2:].isdigit())
-        found = []
-        for number in numbers:
-            with open(os.path.join(directory, f"br{number}"), "rb") as file:
-                path, _, permission = file.read().rstrip(b"\n").rpartition(b"=")
-            found.append((unescape(path), permission))
-        return found
-    except OSError:
-        return []
-
-
-def in_use(path: str | bytes, root: str | None = None) -> bool:
-    """Tell whether the directory is a branch of any live mount, one that was only taken off its place included."""
-    real = os.fsencode(os.path.realpath(path))
-    return any(there == real for stack in stacks(root) for there, _permission in stack)
-
-
-def verify(steps: Iterable[Mount], tree: Descriptor, root: str | None = None) -> None:
+def verify(steps: Iterable[Mount], tree: Descriptor) -> None:
     """Make sure that the kernel has a mount with exactly the branches of *steps*.
 
-    :param tree: its root directory. :param root: another directory in place of ``/sys/fs/aufs``.
-    :raises OSError: EINVAL, it made another; the note says which. Without ioctl and sysfs nothing can be told, and
-        nothing is.
+    :param tree: its root directory.
+    :raises OSError: EINVAL, it made another; the note says which. Where the ioctl is not there, nothing is told.
     """
     wanted = [(path, _kind(permission)) for path, permission in told(steps)]
     made = _branches(tree)
-    if made is None:
-        _verify_by_sysfs(wanted, ROOT if root is None else root)
-    elif made != wanted and made != _resolved(wanted):
+    if made is not None and made != wanted and made != _resolved(wanted):
         raise _another(wanted, made)
 
 
@@ -131,20 +105,6 @@ def _branches(tree: Descriptor) -> list[tuple[bytes, tuple[bytes, bool]]] | None
 def _resolved(branches: list[tuple[bytes, tuple[bytes, bool]]]) -> list[tuple[bytes, tuple[bytes, bool]]]:
     """Return the branches by the paths that the kernel has for them."""
     return [(os.path.realpath(path), kind) for path, kind in branches]
-
-
-def _verify_by_sysfs(wanted: list[tuple[bytes, tuple[bytes, bool]]], where: str) -> None:
-    if not os.path.isdir(where):
-        return
-    wanted = _resolved(wanted)
-    others = []
-    for stack in stacks(where):
-        found = [(path, _kind(permission)) for path, permission in stack]
-        if found == wanted:
-            return
-        if found[0][0] == wanted[0][0]:
-            others.append(found)
-    raise _another(wanted, others[0] if others else [])
 
 
 def _another(wanted: list[tuple[bytes, tuple[bytes, bool]]], made: list[tuple[bytes, tuple[bytes, bool]]]) -> OSError:

@@ -6,7 +6,7 @@ On disk, below the driver's directory::
     <id>/parent    symbolic link to ../<parent's id>; an id without one has no parent
     <id>/flushed   there while the pseudo-links of a mount that is ending are whole
     new-<id>/      an id in the making, renamed when complete
-    used/<id>      there while the id is, or was when somebody died, mounted writable
+    used/<id>      locked while the id is mounted writable; left over when somebody died
 """
 
 from __future__ import annotations

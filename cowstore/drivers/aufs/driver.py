@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 from cowstore import _faults
 from cowstore.drivers._directories import DirectoryDriver
-from cowstore.drivers.aufs import builder, opaque, plink, view
+from cowstore.drivers.aufs import builder, marks, opaque, plink, view
 from cowstore.drivers.aufs.options import Options
 from cowstore.errors import Busy
 from cowstore.model import Capabilities
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cowstore.model import Mount
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
-USED = "used"
 FLUSHED = "flushed"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +41,7 @@ class Aufs(DirectoryDriver):
 
     name = "aufs"
     Options = Options
-    own_names = frozenset((USED,))
+    own_names = frozenset((marks.DIRECTORY,))
     capabilities = Capabilities(
         max_depth=builder.MAX_BRANCHES - 1,
         shares_page_cache=True,
@@ -59,6 +58,7 @@ class Aufs(DirectoryDriver):
         assert isinstance(options, Options)
         self._options = options
         self._parents: dict[str, str] = {}
+        self._marks = marks.Marks(self._fd)
         if options.max_branches != builder.MAX_BRANCHES:
             import dataclasses
 
@@ -67,7 +67,7 @@ class Aufs(DirectoryDriver):
             return
         try:
             with suppress(FileExistsError):
-                os.mkdir(USED, 0o700, dir_fd=self._fd)
+                os.mkdir(marks.DIRECTORY, 0o700, dir_fd=self._fd)
                 self.bear_nothing_down()
             self._tell_of_broken_links()
         except BaseException:
@@ -81,6 +81,11 @@ class Aufs(DirectoryDriver):
 
         assert isinstance(options, Options)
         probe(directory, options)
+
+    def close(self) -> None:
+        """Let go of the marks, and close the driver's directory."""
+        self._marks.close()
+        super().close()
 
     # Ids.
 
@@ -144,7 +149,8 @@ class Aufs(DirectoryDriver):
         """Take AUFS' bookkeeping out of the branch, and write out the file system it is on."""
         from cowstore.trees.remove import remove_tree
 
-        self._settle(id)
+        if self._marks.there(id):
+            self._settle(id)
         branch = os.open(f"{id}/fs", _DIRECTORY, dir_fd=self._fd)
         try:
             before = os.fstat(branch)
@@ -152,6 +158,8 @@ class Aufs(DirectoryDriver):
             os.utime(branch, ns=(before.st_atime_ns, before.st_mtime_ns))
         finally:
             os.close(branch)
+        # Whatever was broken is so for good.
+        self._marks.drop(id, remove=True)
         _faults.point("aufs.seal.cleared")
         super().seal(id)
 
@@ -170,18 +178,11 @@ class Aufs(DirectoryDriver):
                     raise
                 if attempt == _BUSY_ATTEMPTS - 1:
                     raise Busy(
-                        f"cannot remove {self.directory}/{id}: it is in use{self._holders(id)}; end what uses it, and "
-                        "remove it again"
+                        f"cannot remove {self.directory}/{id}: it is in use{_holders()}; end what uses it, and remove "
+                        "it again"
                     ) from error
                 time.sleep(_BUSY_PAUSE_SECONDS)
-        with suppress(FileNotFoundError):
-            os.unlink(f"{USED}/{id}", dir_fd=self._fd)
-
-    def _holders(self, id: int) -> str:
-        """Say by what a branch is held, as far as the kernel tells."""
-        if live.in_use(f"{self.directory}/{id}/fs"):
-            return " as a branch of a live AUFS mount (see /sys/fs/aufs)"
-        return ""
+        self._marks.drop(id, remove=True)
 
     # Mounts.
 
@@ -190,11 +191,12 @@ class Aufs(DirectoryDriver):
         here = os.fsencode(self.directory)
         paths = [b"%s/%s/fs" % (here, name.encode()) for name in self.chain(str(id))]
         writable = not (read_only or self.read_only)
-        if not self.read_only and self.has(f"{USED}/{id}") and not live.in_use(paths[0]):
-            # Whoever had it mounted died.
-            self._settle(id)
         if writable:
-            os.close(os.open(f"{USED}/{id}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
+            # It is mounted so by one at a time: whoever had marked it died, or did not release it.
+            if self._marks.take(id):
+                self._settle(id)
+        elif not self.read_only:
+            self._settle_dead(id)
         attributes = b"+icex" if self._options.ignore_xattrs else b""
         return builder.build(
             builder.branches_of(paths, writable=writable, attributes=attributes),
@@ -228,21 +230,22 @@ class Aufs(DirectoryDriver):
             os.close(os.open(f"{id}/{FLUSHED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
 
     def release(self, id: int) -> None:
-        """Drop what a flush has left in the branch, unless a mount that nobody sees any more still uses it."""
-        if self.read_only or not self.has(f"{USED}/{id}"):
-            return
-        if not live.in_use(f"{self.directory}/{id}/fs"):
-            self._settle(id)
+        """Put the branch in order, in which nobody has anything to write any more."""
+        if not self.read_only and self._marks.there(id):
+            self._marks.drop(id, remove=self._settle(id))
 
-    def _settle(self, id: int) -> None:
-        """Take away the traces of a mount that is over."""
+    def _settle(self, id: int) -> bool:
+        """Take away the traces of a mount that is over; returns whether its hard links are whole."""
         if self.has(f"{id}/{FLUSHED}"):
             self._drop_links(id)
-        if self.has(f"{USED}/{id}"):
-            self._order_marks(id)
-        if not self._has_broken_links(id):
-            with suppress(FileNotFoundError):
-                os.unlink(f"{USED}/{id}", dir_fd=self._fd)
+        self._order_marks(id)
+        return not self._has_broken_links(id)
+
+    def _settle_dead(self, id: int) -> None:
+        """Do that for a mount whose process died."""
+        with self._marks.seized(id) as alone:
+            if alone and self._settle(id):
+                self._marks.drop(id, remove=True)
 
     def _order_marks(self, id: int) -> None:
         """Spread the marks of opaque directories that AUFS would misread."""
@@ -280,19 +283,15 @@ class Aufs(DirectoryDriver):
             os.close(branch)
 
     def _tell_of_broken_links(self) -> None:
-        for name in os.listdir(f"{self.directory}/{USED}"):
-            if not name.isdigit() or live.in_use(f"{self.directory}/{name}/fs"):
-                continue
-            if self._has_broken_links(int(name)):
+        for id in self._marks.all():
+            if self._has_broken_links(id) and not self._marks.lives(id):
                 from cowstore._log import logger
 
                 logger(__name__).warning(
-                    "%s/%s was unmounted, or its process killed, before its pseudo-links were flushed: hard links of "
+                    "%s/%d was unmounted, or its process killed, before its pseudo-links were flushed: hard links of "
                     "files that come from a parent may show old content there",
-                    self.directory, name,
+                    self.directory, id,
                 )  # fmt: skip
-            else:
-                self._settle(int(name))
 
     # Questions.
 
@@ -358,7 +357,7 @@ class Aufs(DirectoryDriver):
     def examine(self, id: int, parent: int | None, sealed: bool) -> Iterator[Problem]:
         """Look at the directory of *id*, and for hard links that a killed process has broken."""
         yield from super().examine(id, parent, sealed)
-        if not live.in_use(f"{self.directory}/{id}/fs") and self._has_broken_links(id):
+        if self._has_broken_links(id) and not self._marks.lives(id):
             from cowstore.results import FindingKind, Problem
 
             text = (
@@ -373,8 +372,15 @@ class Aufs(DirectoryDriver):
         if kind != "unfinished":
             return super().repair(id, parent, sealed, kind)
         self._drop_links(id)
-        self._settle(id)
+        self._settle_dead(id)
         return True
+
+
+def _holders() -> str:
+    """Say what may hold a branch, as far as AUFS can be asked."""
+    if live.any_mount():
+        return ", perhaps by an AUFS mount that was only taken off its place"
+    return ""
 
 
 def _version() -> str:

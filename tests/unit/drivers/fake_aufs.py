@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cowstore import mounting
+from cowstore._linux import aufs as abi
 from cowstore._linux.fd import Descriptor, open_
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class FakeAufs:
         ):
             patch.setattr(mounting, name, function)
         patch.setattr("cowstore.mounting.aufs.ROOT", str(self.sysfs))
+        patch.setattr(abi, "brinfo", self.brinfo)
 
     def stacks(self) -> list[list[tuple[bytes, str]]]:
         """Return the branches of the live mounts."""
@@ -121,6 +123,14 @@ class FakeAufs:
         self._mounts[tree.fileno()] = context.stack
         self._show()
         return tree
+
+    def brinfo(self, fd: int) -> list[tuple[bytes, int]]:
+        """Answer the ioctl of the mount that *fd* is in; here it is the topmost branch's own directory."""
+        here = os.fstat(fd)
+        for stack in reversed(self._mounts.values()):
+            if os.path.samestat(os.stat(stack[0][0]), here):
+                return [(escaped(path), bits(permission)) for path, permission in stack]
+        raise OSError(errno.ENOTTY, "no AUFS")
 
     def end(self, number: int) -> None:
         """Forget a mount."""
@@ -177,11 +187,19 @@ class FakeAufs:
         import shutil
 
         shutil.rmtree(self.sysfs, ignore_errors=True)
-        for number, stack in enumerate(self._mounts.values()):
-            directory = self.sysfs / f"si_{number:016x}"
-            directory.mkdir(parents=True)
-            for index, (path, permission) in enumerate(stack):
-                escaped = b"".join(b"\\%03o" % byte if byte in b" \\\t\n" else bytes([byte]) for byte in path)
-                (directory / f"br{index}").write_bytes(escaped + b"=" + permission.encode() + b"\n")
-                (directory / f"brid{index}").write_text("64\n")
+        for number in range(len(self._mounts)):
+            # What is in it nobody may read.
+            (self.sysfs / f"si_{number:016x}").mkdir(parents=True)
         self.sysfs.mkdir(exist_ok=True, parents=True)
+
+
+def escaped(path: bytes) -> bytes:
+    """Write a path as in /proc/mounts."""
+    return b"".join(b"\\%03o" % byte if byte in b" \\\t\n" else bytes([byte]) for byte in path)
+
+
+def bits(permission: str) -> int:
+    """Return a permission as the ioctl tells it."""
+    kind, *attributes = permission.split("+")
+    kinds = {"rw": abi.PERM_RW, "ro": abi.PERM_RO, "rr": abi.PERM_RR}
+    return kinds[kind] | (abi.ATTR_WH if "wh" in attributes else 0)

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +15,14 @@ from cowstore import mounting
 from cowstore._linux import aufs as abi
 from cowstore._linux import files
 from cowstore._linux.fd import open_
-from cowstore.drivers.aufs import Aufs, plink, probe, view
+from cowstore.drivers.aufs import Aufs, marks, plink, probe, view
 from cowstore.drivers.aufs import driver as driver_module
 from cowstore.errors import Busy, DriverUnavailable, Unsupported
 from cowstore.model import MountFlag
 from cowstore.mounting import aufs as live
 from cowstore.results import FindingKind
 from cowstore.trees.compare import compare
-from tests.unit.drivers.fake_aufs import FakeAufs
+from tests.unit.drivers.fake_aufs import FakeAufs, bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,28 +146,6 @@ def test_a_mount_that_is_not_what_was_told_is_an_error(aufs: Aufs, kernel: FakeA
 
 
 @pytest.mark.parametrize("wrong", ["ro", "rw", "rr+wh"])
-def test_a_wrong_permission_is_seen(tmp_path: Path, aufs: Aufs, wrong: str) -> None:
-    chain(aufs, 2)
-    steps = aufs.mounts(2, True)
-    directory = tmp_path / "other" / "si_1"
-    directory.mkdir(parents=True)
-    for number, id in enumerate((2, 1)):
-        permission = wrong if id == 1 else "ro+wh"
-        (directory / f"br{number}").write_text(f"{branch(aufs, id)}={permission}\n")
-    with open_(str(tmp_path), os.O_PATH) as no_aufs:
-        with pytest.raises(OSError, match="another mount"):
-            live.verify(steps, no_aufs, str(tmp_path / "other"))
-        (directory / "br1").write_text(f"{branch(aufs, 1)}=ro+wh\n")
-        live.verify(steps, no_aufs, str(tmp_path / "other"))
-
-
-def bits(permission: str) -> int:
-    kinds = {"rw": abi.PERM_RW, "ro": abi.PERM_RO, "rr": abi.PERM_RR}
-    kind, _, attribute = permission.partition("+")
-    return kinds[kind] | (abi.ATTR_WH if attribute else 0)
-
-
-@pytest.mark.parametrize("wrong", ["ro", "rw", "rr+wh"])
 def test_a_wrong_permission_is_told_by_the_mount_itself(
     tmp_path: Path, aufs: Aufs, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,15 +164,23 @@ def test_a_wrong_permission_is_told_by_the_mount_itself(
     assert "2 branches were told, and 1 are there" in caught.value.__notes__[0]
 
 
-def test_more_than_ten_branches_are_read_in_order(tmp_path: Path) -> None:
-    directory = tmp_path / "si_1"
-    directory.mkdir()
-    for number in range(12):
-        (directory / f"br{number}").write_text(f"/b{number}=ro+wh\n")
-        (directory / f"brid{number}").write_text("64\n")
-    (directory / "xi_path").write_text("/dev/shm/x\n")
-    (stack,) = live.stacks(str(tmp_path))
-    assert [path for path, _ in stack] == [b"/b%d" % number for number in range(12)]
+def test_a_mount_that_cannot_be_asked_is_believed(tmp_path: Path, aufs: Aufs) -> None:
+    """An AUFS without the ioctl: its files in sysfs would tell, but reading them can bring the kernel down."""
+    chain(aufs, 2)
+    with open_(str(tmp_path), os.O_PATH) as no_aufs:
+        live.verify(aufs.mounts(2, True), no_aufs)
+
+
+def test_whether_anything_is_mounted_is_told_by_names_alone(aufs: Aufs, kernel: FakeAufs) -> None:
+    """Reading a file there while another process unmounts ends in a panic (sysaufs_si_show)."""
+    aufs.create(1, None, None)
+    assert not live.any_mount()
+    with mounting.detached(aufs.mounts(1, False)):
+        assert live.any_mount()
+        assert not [name for _, _, names in os.walk(kernel.sysfs) for name in names]
+    assert not live.any_mount()
+    shutil.rmtree(kernel.sysfs)
+    assert not live.any_mount()
 
 
 def test_every_mount_has_a_table_of_its_own(aufs: Aufs) -> None:
@@ -279,7 +266,7 @@ def test_a_branch_that_stays_held_is_an_error_that_says_by_what(aufs: Aufs, monk
 
     with mounting.detached(aufs.mounts(1, False)), monkeypatch.context() as patch:
         patch.setattr(Aufs, "remove_directory", busy)
-        with pytest.raises(Busy, match="a branch of a live AUFS mount"):
+        with pytest.raises(Busy, match="perhaps by an AUFS mount"):
             aufs.remove(1)
     assert aufs.holds(1)
     aufs.remove(1)
@@ -413,27 +400,104 @@ def test_pseudo_links_are_flushed_before_the_unmount(
     assert len(os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}")) == 2
     aufs.release(1)
     assert os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}") == []
-    assert os.listdir(f"{aufs.directory}/{driver_module.USED}") == []
+    assert marked(aufs) == []
     assert os.stat(f"{branch(aufs, 1)}/h1").st_nlink == 1
     assert number > 0
 
 
-def test_links_of_a_mount_that_still_lives_stay(tmp_path: Path, aufs: Aufs) -> None:
-    root, _number = linked(tmp_path, aufs)
-    with mounting.detached(aufs.mounts(1, False)):
-        fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
-        aufs.before_unmount(1, fd)
+def flush(driver: Aufs, root: str) -> None:
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    driver.before_unmount(1, fd)
+    os.close(fd)
+
+
+def marked(driver: Aufs) -> list[str]:
+    return sorted(os.listdir(f"{driver.directory}/{marks.DIRECTORY}"))
+
+
+def die(driver: Aufs) -> None:
+    """Lose the locks as a process does that is killed."""
+    for fd in driver._marks._held.values():
         os.close(fd)
-        aufs.release(1)
-        assert len(os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}")) == 1
-    aufs.release(1)
+    driver._marks._held.clear()
+
+
+def told(driver: Aufs) -> list[FindingKind]:
+    return [problem.kind for problem in driver.examine(1, None, False)]
+
+
+def test_a_mount_of_another_that_lives_is_left_alone(
+    tmp_path: Path, aufs: Aufs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Looking at it, and opening the store, neither say that its links are broken nor touch them."""
+    root, _number = linked(tmp_path, aufs)
+    other = Aufs(aufs.directory, aufs._options)
+    assert told(other) == []
+    flush(aufs, root)
+    other.mounts(1, True)
+    assert len(os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}")) == 1
+    assert marked(aufs) == ["1"]
+    assert caplog.text == ""
+    die(aufs)
+    other.mounts(1, True)
     assert os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}") == []
+    assert marked(aufs) == []
+    other.close()
+
+
+def test_a_mount_that_outlives_its_process_is_known(tmp_path: Path, aufs: Aufs) -> None:
+    """A driver that is closed without a release leaves it mounted: the store has a record of it."""
+    linked(tmp_path, aufs)
+    steps = aufs.mounts(1, False)
+    other = Aufs(aufs.directory, aufs._options)
+    mark = tmp_path / "store" / marks.DIRECTORY / "1"
+    with mounting.detached(steps):
+        aufs.close()
+        assert told(other) == []
+        this_boot = mark.read_bytes()
+        mark.write_bytes(b"another boot")
+        assert told(other) == [FindingKind.UNFINISHED]
+        mark.write_bytes(this_boot)
+    assert told(other) == [FindingKind.UNFINISHED], "nothing is mounted any more"
+    other.mounts(1, False)
+    assert mark.read_bytes() == b""
+    assert told(other) == []
+    other.close()
+
+
+def test_a_mark_that_is_removed_while_it_is_waited_for_is_made_again(aufs: Aufs) -> None:
+    aufs.create(1, None, None)
+    aufs.mounts(1, False)
+    die(aufs)
+    other = Aufs(aufs.directory, aufs._options)
+    waiting = threading.Thread(target=other.mounts, args=(1, False))
+    with aufs._marks.seized(1) as alone:
+        assert alone
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        aufs._marks.drop(1, remove=True)
+    waiting.join(10)
+    assert marked(aufs) == ["1"]
+    assert aufs._marks.lives(1)
+    other.close()
+
+
+def test_marks_of_ids_that_others_removed_are_let_go(aufs: Aufs) -> None:
+    other = Aufs(aufs.directory, aufs._options)
+    for id in range(1, 41):
+        aufs.create(id, None, None)
+        aufs.mounts(id, False)
+        other.remove(id)
+    assert len(aufs._marks._held) < 40
+    other.close()
 
 
 def test_a_kill_before_the_flush_is_told_at_the_next_open(
     tmp_path: Path, aufs: Aufs, caplog: pytest.LogCaptureFixture
 ) -> None:
     linked(tmp_path, aufs)
+    die(aufs)
     again = Aufs(aufs.directory, aufs._options)
     assert "before its pseudo-links were flushed" in caplog.text
     (found,) = [problem for problem in again.examine(1, None, False) if problem.kind is FindingKind.UNFINISHED]
@@ -450,12 +514,13 @@ def test_a_kill_after_the_flush_is_nothing_to_tell(
     tmp_path: Path, aufs: Aufs, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, _number = linked(tmp_path, aufs)
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
-    aufs.before_unmount(1, fd)
-    os.close(fd)
-    Aufs(aufs.directory, aufs._options).close()
+    flush(aufs, root)
+    die(aufs)
+    again = Aufs(aufs.directory, aufs._options)
     assert caplog.text == ""
-    assert os.listdir(f"{branch(aufs, 1)}/{view.PSEUDO_LINKS}") == []
+    again.seal(1)
+    assert marked(again) == []
+    again.close()
 
 
 # The format of branches.
