@@ -14,7 +14,7 @@ from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
     from cowstore.bench.peers import Place, Steps
@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 20.0
 _NAMESPACE = "cowstore-bench"
 
 
-@peer("containers-storage", **{"containers-storage": "containers-storage"})
+@peer("containers-storage", "storage only: it runs nothing", **{"containers-storage": "containers-storage"})
 def containers_storage(place: Place, stack: ExitStack) -> Steps:
     """The storage library of podman, by its command."""
     home = place.directory("containers-storage")
@@ -85,26 +85,41 @@ def _engine(program: str, place: Place, stack: ExitStack) -> list[str]:
 
 @peer("podman", podman="podman", crun="crun")
 def podman(place: Place, stack: ExitStack) -> Steps:
-    """An engine without a daemon."""
+    """An engine without a daemon; it writes a child's changes as the new layer of an image."""
     line = _engine("podman", place, stack)
     limits = [word for limit in LIMITS for word in ("--ulimit", limit)]
 
-    def snapshot() -> None:
-        process(
-            [*line, "create", "--name", "child", *limits, "--network", "none", "localhost/mini", "true"], os.environ
-        )
-        process([*line, "rm", "child"], os.environ)
+    def engine(*words: str) -> None:
+        process([*line, *words], os.environ)
 
-    start = [*line, "run", "--rm", *limits, "--network", "none", "localhost/mini", "true"]
+    def create(name: str, image: str) -> None:
+        engine("create", "--name", name, *limits, "--network", "none", image, "true")
+
+    def snapshot() -> None:
+        create("child", "localhost/mini")
+        engine("rm", "child")
+
+    def mount() -> None:
+        create("child", "localhost/mini")
+        engine("mount", "child")
+        engine("umount", "child")
+        engine("rm", "child")
+
+    said(*line, "import", place.tree_tar, "localhost/tree")
+    create("edited", "localhost/tree")
+    synthetic.edit(said(*line, "mount", "edited"), place.recipe, 10)
+    engine("umount", "edited")
     numbers = itertools.count()
     return {
         "snapshot": snapshot,
-        "start": lambda: process(start, os.environ),
-        "apply": lambda: process([*line, "import", place.tree_tar, f"localhost/applied{next(numbers)}"], os.environ),
+        "mount": mount,
+        "start": lambda: engine("run", "--rm", *limits, "--network", "none", "localhost/mini", "true"),
+        "apply": lambda: engine("import", place.tree_tar, f"localhost/applied{next(numbers)}"),
+        "diff": lambda: engine("commit", "-q", "edited", f"localhost/diff{next(numbers)}"),
     }
 
 
-@peer("buildah", buildah="buildah")
+@peer("buildah", "measured for its snapshots: it applies, writes and starts by what podman does", buildah="buildah")
 def buildah(place: Place, stack: ExitStack) -> Steps:
     """An image builder."""
     line = _engine("buildah", place, stack)
@@ -153,8 +168,19 @@ def _containerd(place: Place, stack: ExitStack) -> tuple[str, str]:
             if time.monotonic() > deadline or daemon.poll() is not None:
                 raise
             time.sleep(0.1)
-    said(*client, "images", "import", place.image_tar)
-    return socket, said(*client, "snapshots", "ls").splitlines()[-1].split()[0]
+    return socket, _imported(client, place.image_tar)
+
+
+def _imported(client: Sequence[str], image_tar: str) -> str:
+    """Import an image, and return the chain id of what was unpacked."""
+    before = _snapshots(client)
+    said(*client, "images", "import", image_tar)
+    (chain_id,) = _snapshots(client) - before
+    return chain_id
+
+
+def _snapshots(client: Sequence[str]) -> set[str]:
+    return {line.split()[0] for line in said(*client, "snapshots", "ls").splitlines()} - {"KEY"}
 
 
 def _end(daemon: subprocess.Popen[bytes]) -> None:
@@ -186,17 +212,33 @@ def containerd(place: Place, stack: ExitStack) -> Steps:
         process(["umount", point], os.environ)
         ctr("snapshots", "rm", "child")
 
-    ctr("snapshots", "prepare", "edited", base)
+    def apply() -> None:
+        # What one namespace has unpacked is nothing to another.
+        process(
+            ["ctr", "-a", socket, "-n", f"{_NAMESPACE}-{next(numbers)}", "images", "import", place.tree_image_tar],
+            os.environ,
+        )
+
+    tree = _imported(client, place.tree_image_tar)
+    process(["sh", "-c", f"$({' '.join(client)} snapshots prepare --target {point} edited {tree})"], os.environ)
+    synthetic.edit(point, place.recipe, 10)
+    process(["umount", point], os.environ)
     numbers = itertools.count()
     return {
         "snapshot": snapshot,
         "mount": mount,
+        "apply": apply,
         "diff": lambda: ctr("snapshots", "diff", "edited"),
         "start": lambda: ctr("run", "--rm", "localhost/mini:latest", f"one-{next(numbers)}", "true"),
     }
 
 
-@peer("containerd (gRPC)", containerd="containerd", ctr="containerd")
+@peer(
+    "containerd (gRPC)",
+    "one service of the daemon, for the cost of a message",
+    containerd="containerd",
+    ctr="containerd",
+)
 def containerd_grpc(place: Place, stack: ExitStack) -> Steps:
     """The same daemon, by messages from a small client over one connection.
 

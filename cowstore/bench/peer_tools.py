@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing
 
 from cowstore.bench import synthetic
 from cowstore.bench.installed import Installed, process
@@ -105,13 +105,25 @@ def commands(place: Place, _stack: ExitStack) -> Steps:
     }
 
 
-@peer("GNU tar", tar="tar")
+@peer("GNU tar", "archives only: it has no snapshots and runs nothing", tar="tar")
 def gnu_tar(place: Place, _stack: ExitStack) -> Steps:
-    """Archives alone."""
-    return _archiver(place, "tar", ["--xattrs", "--xattrs-include=*"])
+    """Archives alone; what changed, by the list of files that the last archive left."""
+    tree, listed = place.directory("edited"), os.path.join(place.directory("listed"), "listed")
+    process(["tar", "-C", tree, "-xpf", place.tree_tar], os.environ)
+    process(["tar", "-C", tree, f"--listed-incremental={listed}", "-cf", f"{listed}.tar", "."], os.environ)
+    synthetic.edit(tree, place.recipe, 10)
+
+    def diff() -> float:
+        shutil.copyfile(listed, f"{listed}.again")
+        started = time.perf_counter()
+        line = [f"--listed-incremental={listed}.again", "--xattrs", "-cf", f"{listed}.diff.tar", "."]
+        process(["tar", "-C", tree, *line], os.environ)
+        return time.perf_counter() - started
+
+    return {**_archiver(place, "tar", ["--xattrs", "--xattrs-include=*"]), "diff": diff}
 
 
-@peer("bsdtar", bsdtar="libarchive-tools")
+@peer("bsdtar", "archives only: it has no snapshots, runs nothing, and writes whole trees", bsdtar="libarchive-tools")
 def bsdtar(place: Place, _stack: ExitStack) -> Steps:
     """Archives alone."""
     return _archiver(place, "bsdtar", [])
@@ -128,7 +140,7 @@ def _archiver(place: Place, program: str, options: list[str]) -> Steps:
     return {"apply": apply}
 
 
-@peer("bwrap", bwrap="bubblewrap")
+@peer("bwrap", "a sandbox: it has neither snapshots nor layers", bwrap="bubblewrap")
 def bwrap(place: Place, _stack: ExitStack) -> Steps:
     """A sandbox on the root itself: it has no snapshots."""
     line = ["bwrap", "--bind", place.root, "/", "--unshare-all", "--proc", "/proc", "--dev", "/dev", "true"]
@@ -153,19 +165,19 @@ def _bundle(place: Place, program: str) -> Callable[[], None]:
     )
 
 
-@peer("crun", crun="crun")
+@peer("crun", "a runtime: it has neither snapshots nor layers", crun="crun")
 def crun(place: Place, _stack: ExitStack) -> Steps:
     """An OCI runtime on a bundle: it has no snapshots."""
     return {"start": _bundle(place, "crun")}
 
 
-@peer("runc", runc="runc")
+@peer("runc", "a runtime: it has neither snapshots nor layers", runc="runc")
 def runc(place: Place, _stack: ExitStack) -> Steps:
     """An OCI runtime on a bundle: it has no snapshots."""
     return {"start": _bundle(place, "runc")}
 
 
-@peer("umoci", umoci="umoci")
+@peer("umoci", "it unpacks images to directories: it has no snapshots and runs nothing", umoci="umoci")
 def umoci(place: Place, _stack: ExitStack) -> Steps:
     """Images unpacked to directories and packed again, whole."""
     import cowstore
@@ -192,7 +204,7 @@ def umoci(place: Place, _stack: ExitStack) -> Steps:
     }
 
 
-@peer("btrfs-progs", btrfs="btrfs-progs")
+@peer("btrfs-progs", "subvolumes only: nothing to mount, no OCI layers, runs nothing", btrfs="btrfs-progs")
 def btrfs(place: Place, stack: ExitStack) -> Steps:
     """Subvolumes by the command."""
     point = place.outer.file_system("btrfs", 512 << 20, "btrfs")
@@ -207,17 +219,58 @@ def btrfs(place: Place, stack: ExitStack) -> Steps:
     return {"snapshot": snapshot}
 
 
-@peer("dmsetup", dmsetup="dmsetup")
-def dmsetup(_place: Place, _stack: ExitStack) -> Steps:
-    """Thin snapshots by the command; without a pool of its own it measures what the ioctls cost through it."""
-    name = f"cowstore-bench-{os.getpid()}"
+@peer("dmsetup", "devices only: it has no layers and runs nothing", dmsetup="dmsetup")
+def dmsetup(place: Place, stack: ExitStack) -> Steps:
+    """Thin snapshots of an ext4 in a pool of its own, by the command, as its manual page has it.
+
+    Source: dmsetup(8); Documentation/admin-guide/device-mapper/thin-provisioning.rst.
+    """
+    from cowstore._linux import loop
+    from cowstore._linux.fd import open_
+
     said("dmsetup", "version")
+    home, name, sectors = place.directory("dmsetup"), f"cowstore-bench-{os.getpid()}", _POOL_BYTES // 512
+    devices = []
+    for part, size in (("metadata", 16 << 20), ("data", _POOL_BYTES)):
+        with open_(f"{home}/{part}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) as file:
+            os.ftruncate(file.fileno(), size)
+            devices.append(stack.enter_context(closing(loop.attach(file))).node)
+    pool, base, child = f"{name}-pool", f"{name}-base", f"{name}-child"
+
+    def table(device: str, line: str) -> None:
+        process(["dmsetup", "create", device, "--table", f"0 {sectors} {line}"], os.environ)
+
+    def message(text: str) -> None:
+        process(["dmsetup", "message", f"/dev/mapper/{pool}", "0", text], os.environ)
+
+    def remove(device: str) -> None:
+        process(["dmsetup", "remove", "--retry", device], os.environ)
+
+    table(pool, f"thin-pool {devices[0]} {devices[1]} 128 0 1 skip_block_zeroing")
+    stack.callback(remove, pool)
+    message("create_thin 0")
+    table(base, f"thin /dev/mapper/{pool} 0")
+    try:
+        process(["mke2fs", "-q", "-t", "ext4", "-E", "nodiscard", f"/dev/mapper/{base}"], os.environ)
+    finally:
+        remove(base)
+    point = place.directory("point")
 
     def snapshot() -> None:
-        try:
-            process(["dmsetup", "create", name, "--notable"], os.environ)
-        finally:
-            with suppress(CowstoreError):
-                process(["dmsetup", "remove", name], os.environ)
+        message("create_snap 1 0")
+        message("delete 1")
 
-    return {"snapshot": snapshot}
+    def mount() -> None:
+        message("create_snap 1 0")
+        table(child, f"thin /dev/mapper/{pool} 1")
+        try:
+            process(["mount", f"/dev/mapper/{child}", point], os.environ)
+            process(["umount", point], os.environ)
+        finally:
+            remove(child)
+            message("delete 1")
+
+    return {"snapshot": snapshot, "mount": mount}
+
+
+_POOL_BYTES = 256 << 20

@@ -1,8 +1,9 @@
 """The suite ``peers``: cowstore beside the tools that one would otherwise use, each as its users run it.
 
 The phases: *snapshot* (a writable child made and removed), *mount* (a child made, mounted, unmounted, removed),
-*apply* (a root's archive made into a layer), *diff* (a child's changes written as an archive), *start* (``true`` run on
-a fresh child, to the end of both; tools without snapshots run it on the one root they have).
+*apply* (a root's archive made into a layer), *diff* (a child's changes, ten edits in a large tree, written as an
+archive), *start* (``true`` run on a fresh child, to the end of both; tools without snapshots run it on the one root
+they have). What a tool has no command for is named as absent, with the reason.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Place:
     :ivar outer: where file systems can be made. :ivar root: the smallest root in which ``true`` runs, a directory.
     :ivar root_tar: the same as an archive. :ivar tree: a synthetic root. :ivar tree_tar: the same as an archive.
     :ivar image: an OCI layout of the smallest root, with the tag ``mini``. :ivar image_tar: an archive of that.
+    :ivar tree_image_tar: an archive of an OCI image of the synthetic root, ``localhost/tree:latest``.
     """
 
     def __init__(self, outer: Scratch, run: Run) -> None:
@@ -57,10 +59,13 @@ class Place:
         for directory in (self.root, self.tree):
             subprocess.run(["tar", "-C", directory, "-cf", f"{directory}.tar", "."], check=True, timeout=300)
         self.image, self.image_tar = os.path.join(scratch.path, "image"), os.path.join(scratch.path, "image.tar")
+        self.tree_image_tar = os.path.join(scratch.path, "tree-image.tar")
         with cowstore.open(os.path.join(scratch.directory("maker"), "store"), driver="overlay") as store:
             store.import_directory(self.root, name="mini")
             store.export_image("mini", self.image, ref="mini")
             store.export_image("mini", self.image_tar, ref="localhost/mini:latest")
+            store.import_directory(self.tree, name="tree")
+            store.export_image("tree", self.tree_image_tar, ref="localhost/tree:latest")
 
     def directory(self, name: str) -> str:
         """Make a directory for one peer."""
@@ -71,11 +76,11 @@ class Peer:
     """One tool.
 
     :ivar programs: what must be installed, and the Debian package that has it. :ivar make: prepares it, and returns its
-        steps by phase.
+        steps by phase. :ivar cannot: why it has none for the other phases.
     """
 
-    def __init__(self, name: str, programs: dict[str, str], make: Maker) -> None:
-        self.name, self.programs, self.make = name, programs, make
+    def __init__(self, name: str, programs: dict[str, str], make: Maker, cannot: str) -> None:
+        self.name, self.programs, self.make, self.cannot = name, programs, make, cannot
 
     def lacks(self) -> str | None:
         """Say what is missing, with the way to get it."""
@@ -86,11 +91,11 @@ class Peer:
 PEERS: dict[str, Peer] = {}
 
 
-def peer(name: str, **programs: str) -> Callable[[Maker], Maker]:
+def peer(name: str, cannot: str = "", **programs: str) -> Callable[[Maker], Maker]:
     """Enter a function into the list of peers."""
 
     def enter(make: Maker) -> Maker:
-        PEERS[name] = Peer(name, programs, make)
+        PEERS[name] = Peer(name, programs, make, cannot)
         return make
 
     return enter
@@ -135,6 +140,9 @@ def peers_suite(run: Run, scratch: Scratch, say: Callable[[str], None], *, names
             if reason is None:
                 try:
                     steps[name] = PEERS[name].make(place, stack)
+                    without = [phase for phase in PHASES if phase not in steps[name]]
+                    if without:
+                        run.absent[f"{name}: {', '.join(without)}"] = PEERS[name].cannot
                     continue
                 except (CowstoreError, OSError, subprocess.SubprocessError, ImportError) as error:
                     reason = " ".join(str(error).split())

@@ -37,10 +37,11 @@ def show(run: Run) -> None:
 
 
 def _show_series(run: Run) -> None:
-    print(f"{'':14} {'':52} {'median':>9}  {'middle half':24} repeats")
+    wide = max((len(series.subject) for series in run.series), default=0)
+    print(f"{'':{wide}} {'':52} {'median':>9}  {'middle half':24} repeats")
     for series in run.series:
         print(
-            f"{series.subject:14} {series.label:52} {figure(median(series.values), series.unit):>9}  "
+            f"{series.subject:{wide}} {series.label:52} {figure(median(series.values), series.unit):>9}  "
             f"{spread(series):24} {len(series.values)}"
         )
 
