@@ -93,7 +93,7 @@ def _settle(core: Core, row: Row) -> str | None:
             core.catalog.finish_commit(row.id)
             return ""
         if row.state not in {CREATING, REMOVING}:
-            core.catalog.begin_remove(row, owner=row.owner or "")
+            core.catalog.begin_remove(row, owner=row.owner or "", mounted=True)
         remove_data(core, row)
         leases.forget(core.leases_fd, row.id, fd)
     except (OSError, CowstoreError) as error:

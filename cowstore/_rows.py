@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from cowstore import _faults
 from cowstore.errors import CowstoreError, OutOfSpace, StoreCorrupt, Unsupported
@@ -12,8 +12,9 @@ from cowstore.model import Kind, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
+    from types import TracebackType
 
 SCHEMA = 1
 """Version of the tables below, kept as ``user_version``."""
@@ -36,9 +37,10 @@ CREATE TABLE snapshots (
     size_bytes INTEGER,
     ephemeral INTEGER NOT NULL DEFAULT 0,
     owner TEXT,
-    next_key TEXT UNIQUE,
+    next_key TEXT,
     next_labels TEXT
 );
+CREATE UNIQUE INDEX next_keys ON snapshots (next_key) WHERE next_key IS NOT NULL;
 CREATE INDEX children ON snapshots (parent);
 CREATE INDEX unfinished ON snapshots (owner) WHERE owner IS NOT NULL;
 CREATE TABLE attachments (
@@ -48,6 +50,10 @@ CREATE TABLE attachments (
 ) WITHOUT ROWID;
 CREATE INDEX attached ON attachments (id);
 """
+
+_PAGE_BYTES = 1024
+"""A transaction of one row takes as long as what it writes: a page for each table and index it touches. So pages are
+small, and ``next_keys`` holds only what is being committed. A catalog made otherwise works as well."""
 
 COLUMNS = (
     "s.id, s.key, s.kind, s.state, s.parent, p.key, s.depth, s.labels, s.created, s.updated, "
@@ -94,13 +100,14 @@ class Row:
 
     def snapshot(self) -> Snapshot:
         """Return the row as the value that callers see."""
+        created = _moment(self.created)
         return Snapshot(
             key=self.key,
             kind=Kind(self.kind),
             parent=self.parent_key,
             labels=labels_from_text(self.labels),
-            created=_moment(self.created),
-            updated=_moment(self.updated),
+            created=created,
+            updated=created if self.updated == self.created else _moment(self.updated),
             id=self.id,
         )
 
@@ -143,6 +150,7 @@ def create(path: str, meta: Mapping[str, str]) -> None:
         with translated(path):
             connection = sqlite3.connect(draft, isolation_level=None)
             try:
+                connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.executescript(f"BEGIN;{_TABLES}PRAGMA user_version={SCHEMA};COMMIT;")
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
@@ -173,35 +181,46 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-@contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into ours; *path* is the catalog."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise OutOfSpace(
-                f"cannot write the catalog {path}: its file system is full; free some space", what="data"
-            ) from error
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise StoreCorrupt(
-                f"the catalog {path} is damaged ({error}); put back a copy, "
-                "or look at what is left with `cowstore check`",
-                path=path,
-            ) from error
-        if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
-            raise Unsupported(
-                f"cannot write the catalog {path}: {error}; open the store with read_only=True, or as its owner",
-                feature="write",
-            ) from error
-        if code == sqlite3.SQLITE_CANTOPEN:
-            raise CowstoreError(
-                f"cannot open the catalog {path}: {error}; check that it is there and that you may read and write it"
-            ) from error
-        if code == sqlite3.SQLITE_IOERR:
-            raise CowstoreError(
-                f"cannot read or write the catalog {path}: {error}; "
-                "the file system may be full, or one (NFS, say) without shared memory maps"
-            ) from error
-        raise CowstoreError(f"the catalog {path} did not answer: {error}") from error
+class translated:  # noqa: N801  # used as a word
+    """Turn SQLite's errors in the block into ours; *path* is the catalog."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise explained(error, self._path) from error
+
+
+def explained(error: sqlite3.Error, path: str) -> CowstoreError:
+    """Say what SQLite refused of the catalog at *path*, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return OutOfSpace(f"cannot write the catalog {path}: its file system is full; free some space", what="data")
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return StoreCorrupt(
+            f"the catalog {path} is damaged ({error}); put back a copy, or look at what is left with `cowstore check`",
+            path=path,
+        )
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
+        return Unsupported(
+            f"cannot write the catalog {path}: {error}; open the store with read_only=True, or as its owner",
+            feature="write",
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return CowstoreError(
+            f"cannot open the catalog {path}: {error}; check that it is there and that you may read and write it"
+        )
+    if code == sqlite3.SQLITE_IOERR:
+        return CowstoreError(
+            f"cannot read or write the catalog {path}: {error}; "
+            "the file system may be full, or one (NFS, say) without shared memory maps"
+        )
+    return CowstoreError(f"the catalog {path} did not answer: {error}")

@@ -44,10 +44,9 @@ class Catalog(Database):
 
     def set_meta(self, name: str, value: str) -> None:
         """Record a fact of the store."""
-        with self.writing(durable=True) as connection:
-            connection.execute(
-                "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value)
-            )
+        self.write(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value, durable=True
+        )
 
     # Looking.
 
@@ -219,11 +218,11 @@ class Catalog(Database):
         """Publish a row in the making, with the labels it was begun with unless others are given."""
         if labels is not None:
             row.labels = labels
-        with self.writing(durable=durable) as connection:
-            changed = connection.execute(
-                "UPDATE snapshots SET state = ?, labels = ?, owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
-                (READY, row.labels, row.id),
-            ).rowcount
+        changed = self.write(
+            "UPDATE snapshots SET state = ?, labels = ?, owner = CASE WHEN ephemeral THEN owner END WHERE id = ?",
+            READY, row.labels, row.id,
+            durable=durable,
+        )  # fmt: skip
         if not changed:
             raise StoreCorrupt(
                 f"the row of id {row.id} has vanished from {self.path}; run `cowstore check`", path=self.path
@@ -259,8 +258,7 @@ class Catalog(Database):
 
     def drop(self, id: int) -> None:
         """Forget a row. Its data are gone already."""
-        with self.writing() as connection:
-            connection.execute("DELETE FROM snapshots WHERE id = ?", (id,))
+        self.write("DELETE FROM snapshots WHERE id = ?", id)
 
     # Committing.
 
@@ -298,45 +296,56 @@ class Catalog(Database):
 
     def abort_commit(self, row: Row) -> None:
         """Take back the intent: the snapshot is active again under its old key."""
-        with self.writing() as connection:
-            connection.execute(
-                "UPDATE snapshots SET state = ?, next_key = NULL, next_labels = NULL, owner = ? "
-                "WHERE id = ? AND state = ?",
-                (READY, row.owner, row.id, COMMITTING),
-            )
+        self.write(
+            "UPDATE snapshots SET state = ?, next_key = NULL, next_labels = NULL, owner = ? WHERE id = ? AND state = ?",
+            READY, row.owner, row.id, COMMITTING,
+        )  # fmt: skip
 
     # Removing.
 
-    def begin_remove(self, found: Row, *, owner: str) -> Row:
+    def begin_remove(self, found: Row, *, owner: str, mounted: bool = False) -> bool:
         """Record the intent to remove a snapshot; it is invisible from now on. A removal that failed is found again.
 
-        :param found: its row, as it was looked up.
+        :param found: its row, as it was looked up. :param mounted: although it is recorded as mounted somewhere.
+        :returns: False if it is recorded as mounted somewhere; nothing has happened then.
         :raises NotFound: it is not there any more. :raises HasChildren: others descend from it.
         """
-        key = found.key
         # An ephemeral snapshot goes after a power cut whatever the catalog remembers.
-        with self.writing(durable=not found.ephemeral and found.kind != Kind.VIEW) as connection:
+        durable = not found.ephemeral and found.kind != Kind.VIEW
+        while not self.write(
+            "UPDATE snapshots SET state = ?, owner = ? WHERE id = ? AND key = ? AND state <> ? "
+            "AND NOT EXISTS (SELECT 1 FROM snapshots AS child WHERE child.parent = snapshots.id) "
+            "AND (? OR NOT EXISTS (SELECT 1 FROM attachments WHERE attachments.id = snapshots.id))",
+            REMOVING, owner, found.id, found.key, COMMITTING, mounted,
+            durable=durable,
+        ):  # fmt: skip
+            self._refuse_removal(found)
+            if not mounted and self.attached(found.id):
+                return False
+        return True
+
+    def _refuse_removal(self, found: Row) -> None:
+        """Say why a row cannot be removed, unless by now it can."""
+        key = found.key
+        with self.reading() as connection:
             row = _one(connection, "WHERE s.id = ? AND s.key = ?", found.id, key)
-            if row is None:
-                raise NotFound(
-                    f"there is no snapshot {key!r} to remove: somebody else just removed or committed it", key=key
-                )
-            if row.state == COMMITTING:
-                raise AlreadyExists(f"{key!r} cannot be removed: it is being committed as {row.next_key!r}", key=key)
-            children = _children(connection, row.id, 10)
-            if children:
-                raise HasChildren(
-                    f"cannot remove {key!r}: {', '.join(map(repr, children))} descend from it; remove them first",
-                    key=key,
-                    children=children,
-                )
-            connection.execute("UPDATE snapshots SET state = ?, owner = ? WHERE id = ?", (REMOVING, owner, row.id))
-            return row
+            children = _children(connection, found.id, 10)
+        if row is None:
+            raise NotFound(
+                f"there is no snapshot {key!r} to remove: somebody else just removed or committed it", key=key
+            )
+        if row.state == COMMITTING:
+            raise AlreadyExists(f"{key!r} cannot be removed: it is being committed as {row.next_key!r}", key=key)
+        if children:
+            raise HasChildren(
+                f"cannot remove {key!r}: {', '.join(map(repr, children))} descend from it; remove them first",
+                key=key,
+                children=children,
+            )
 
     def begin_remove_all(self, *, owner: str) -> None:
         """Record the intent to remove everything; nothing is listed from now on, and whoever opens next finishes it."""
-        with self.writing(durable=True) as connection:
-            connection.execute("UPDATE snapshots SET state = ?, owner = ?", (REMOVING, owner))
+        self.write("UPDATE snapshots SET state = ?, owner = ?", REMOVING, owner, durable=True)
 
     # Changing.
 
@@ -362,13 +371,11 @@ class Catalog(Database):
 
     def attach(self, id: int, target: str, namespace: str) -> None:
         """Record that *id* is mounted at *target* of a mount namespace, on somebody's behalf."""
-        with self.writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?, ?)", (_text(target), id, namespace))
+        self.write("INSERT OR REPLACE INTO attachments VALUES (?, ?, ?)", _text(target), id, namespace)
 
     def detach(self, target: str) -> None:
         """Forget the mount at *target*."""
-        with self.writing() as connection:
-            connection.execute("DELETE FROM attachments WHERE target = ?", (_text(target),))
+        self.write("DELETE FROM attachments WHERE target = ?", _text(target))
 
     def attachments(self) -> list[tuple[str, int]]:
         """List (target, id) of all recorded mounts."""
