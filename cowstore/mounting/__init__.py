@@ -223,9 +223,18 @@ def _new(step: Mount, trees: Sequence[Descriptor]) -> Descriptor:
                 else:
                     fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
             fsconfig_create(fs)
-            return fsmount(fs, attributes(step))
+            made = fsmount(fs, attributes(step))
     finally:
         close_all(held)
+    if step.type == "xfs":
+        from cowstore.mounting import xfs
+
+        try:
+            xfs.fail_soon(made)
+        except BaseException:
+            made.close()
+            raise
+    return made
 
 
 def layer(value: bytes, trees: Sequence[Descriptor], held: list[Descriptor]) -> bytes:

@@ -127,15 +127,6 @@ def mount_options(kind: FileSystem, *, read_only: bool, volatile: bool) -> tuple
     return (*common, (b"nobarrier", b"")) if volatile else common
 
 
-def limit_retries(kind: FileSystem, dev: int) -> None:
-    """Keep a mounted xfs from repeating a metadata write for ever on a full pool."""
-    if kind is FileSystem.XFS:
-        path = f"/sys/fs/xfs/dm-{os.minor(dev)}/error/metadata"
-        for name in ("ENOSPC", "EIO"):
-            with open(f"{path}/{name}/max_retries", "w", encoding="ascii") as file:
-                file.write("0")
-
-
 def grow(kind: FileSystem, root: Fd, block_bytes: int, size_bytes: int) -> None:
     """Let a mounted file system take over a larger device.
 
