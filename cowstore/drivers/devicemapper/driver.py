@@ -64,8 +64,12 @@ class DeviceMapper(Driver):
         if self._pool.record.file_system is not FileSystem.EXT4:
             self.capabilities = Capabilities(size_limits=True, volatile_mounts=True, inode_usage=False)
         if not read_only:
-            self._ids.make()
-            self._reap()
+            try:
+                self._ids.make()
+                self._reap()
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def probe(cls, directory: str, options: object) -> None:
@@ -273,7 +277,7 @@ class DeviceMapper(Driver):
         if not self._thins.deactivate(id, defer=True):
             return False
         if self._pool.discards:
-            known = self._ids.get(id)
+            known = self._ids.get_doomed(id)
             try:
                 self._thins.discard(id, self._pool.record.base_bytes if known is None else known.size_bytes)
             except StoreCorrupt:

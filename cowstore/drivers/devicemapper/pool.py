@@ -19,6 +19,7 @@ from cowstore.drivers.devicemapper.filesystem import forget_cached
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
 from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK, read_status
+from cowstore.drivers.devicemapper.tables import swap_table, take_away
 from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
@@ -97,7 +98,7 @@ class Pool:
                 self._load(ground)
                 dm.dev_resume(self.control, self.name)
             except BaseException as error:
-                dm.dev_remove(self.control, self.name)
+                take_away(self.control, self.name, error)
                 if isinstance(error, OSError):
                     raise self._unloadable(error) from error
                 raise
@@ -155,11 +156,15 @@ class Pool:
         """Make sure that the active pool of our name stands on our files and not on those of a copied store."""
         if not self.record.on_files:
             return
-        mine = {os.stat(self.path(what)).st_ino for what in (DATA, METADATA)}
+        mine = set()
+        for what in (DATA, METADATA):
+            status = os.stat(self.path(what))
+            mine.add((status.st_dev, status.st_ino))
         found = set()
         for dev in dm.table_deps(self.control, self.name):
             with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
-                found.add(loop.get_status64(device).inode)
+                info = loop.get_status64(device)
+                found.add((info.device, info.inode))
         if mine != found:
             raise StoreMismatch(
                 f"the pool {self.name} is active on other files than those in {self.directory}: the store was copied. "
@@ -369,7 +374,8 @@ class Pool:
         _faults.point("devicemapper.grow.file")
         for dev in dm.table_deps(self.control, self.name):
             with open_(nodes.block_node(self.directory, dev), os.O_RDWR) as device:
-                is_it = loop.get_status64(device).inode == mine.st_ino
+                info = loop.get_status64(device)
+                is_it = (info.device, info.inode) == (mine.st_dev, mine.st_ino)
                 if is_it:
                     loop.set_capacity(device)
                 ground[what if is_it else (METADATA if what == DATA else DATA)] = dev
@@ -380,17 +386,3 @@ class Pool:
         self._load(ground)
         _faults.point("devicemapper.grow.loaded")
         swap_table(self.control, self.name, dm.DmFlag.NOFLUSH | dm.DmFlag.SKIP_LOCKFS)
-
-
-def swap_table(control: Descriptor, name: str, flags: dm.DmFlag = dm.DmFlag.NONE) -> None:
-    """Let an active device go on with the table that was loaded; its I/O waits meanwhile.
-
-    The kernel stops it, swaps and resumes at one request. In two requests, whoever is killed between them leaves it
-    stopped, and everybody who waits for its I/O, perhaps with a lock in hand, out of reach of signals.
-    """
-    try:
-        dm.dev_resume(control, name, flags=flags)
-    except BaseException:
-        # The table is dropped when it is refused after the stop; what works is then the old one.
-        dm.dev_resume(control, name, flags=flags)
-        raise

@@ -159,8 +159,15 @@ class Ids:
 
         :raises StoreCorrupt: it makes no sense.
         """
+        return self._read(self.path(id))
+
+    def get_doomed(self, id: int) -> IdRecord | None:
+        """Read the record of an id that may have been set aside; as :meth:`get`."""
+        return self._read(self.path(id)) or self._read(os.path.join(self._doomed, str(id)))
+
+    def _read(self, path: str) -> IdRecord | None:
         try:
-            text = os.readlink(self.path(id))
+            text = os.readlink(path)
         except FileNotFoundError:
             return None
         try:
@@ -170,7 +177,6 @@ class Ids:
             sealed, lost = state == "sealed", state == "lost"
             return IdRecord(parent=int(parent), size_bytes=int(size), sealed=sealed, lost=lost)
         except ValueError as error:
-            path = self.path(id)
             raise StoreCorrupt(
                 f"{path} is no record of a snapshot: {text!r}; see `cowstore check`", path=path
             ) from error

@@ -16,7 +16,7 @@ from cowstore._linux import dm
 from cowstore._linux._call import bind, oserror, retry
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import nodes
-from cowstore.drivers.devicemapper.pool import swap_table
+from cowstore.drivers.devicemapper.tables import go_on, swap_table, take_away
 from cowstore.errors import Busy, CowstoreError, StoreCorrupt
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ class Thins:
             _faults.point("devicemapper.activate.loaded")
             return dm.dev_resume(self.control, name)
         except OSError as error:
-            dm.dev_remove(self.control, name)
+            take_away(self.control, name, error)
             if error.errno != errno.ENODATA:
                 raise
             raise StoreCorrupt(
@@ -203,7 +203,7 @@ class Suspended:
             dm.dev_suspend(self._thins.control, self._name)
         except BaseException as error:
             # A suspend that failed half-way may have stopped some of it.
-            dm.dev_resume(self._thins.control, self._name)
+            go_on(self._thins.control, self._name, error)
             if not isinstance(error, OSError):
                 raise
             raise CowstoreError(
@@ -212,9 +212,13 @@ class Suspended:
             ) from error
         return True
 
-    def __exit__(self, *_: object) -> None:
-        if self._name:
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if not self._name:
+            return
+        if error is None:
             dm.dev_resume(self._thins.control, self._name)
+        else:
+            go_on(self._thins.control, self._name, error)
 
 
 def holders(info: dm.Info | None) -> list[int]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,11 +31,11 @@ from cowstore.errors import (
     StoreMismatch,
     Unsupported,
 )
+from cowstore.mounting import xfs
 from tests.vm.drivers.devicemapper.conftest import SMALL, devices, write_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.vm.drivers.devicemapper.conftest import Bench
 
@@ -408,6 +409,55 @@ def test_a_copied_store_is_refused_while_the_first_is_open(bench: Bench, tmp_pat
         DeviceMapper(str(copy), bench.options)
 
 
+def test_a_copy_on_another_file_system_is_refused(bench: Bench, tmp_path: Path) -> None:
+    """A cloned file system gives the files of the copy the numbers of the first's: only the device tells them apart.
+
+    Taken for the store itself, two stores would write to one pool, each with records of its own.
+    """
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 512 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(clone)], check=True)
+    try:
+        (clone / "driver").mkdir()
+        bench.driver.close()
+        shutil.copytree(bench.directory, clone / "driver", symlinks=True, dirs_exist_ok=True)
+        second = tmp_path / "second"
+        second.mkdir()
+        subprocess.run(["umount", str(clone)], check=True)
+        shutil.copy(disk, tmp_path / "cloned disk")
+        subprocess.run(["mount", "-o", "loop", str(disk), str(clone)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(tmp_path / "cloned disk"), str(second)], check=True)
+        inodes = [os.stat(top / "driver" / "data").st_ino for top in (clone, second)]
+        assert inodes[0] == inodes[1]
+        driver = DeviceMapper(str(clone / "driver"), bench.options)
+        with pytest.raises(StoreMismatch, match="copied"):
+            DeviceMapper(str(second / "driver"), bench.options)
+        driver.close()
+    finally:
+        for top in (clone, tmp_path / "second"):
+            subprocess.run(["umount", str(top)], check=False)
+    bench.reopen()
+
+
+def test_a_late_failure_of_opening_leaves_nothing(bench: Bench) -> None:
+    """The pool was activated already when the records turned out to be unusable: it ends, and all is closed."""
+    bench.driver.close()
+    before, open_files = devices(), os.listdir("/proc/self/fd")
+    records = bench.directory / "doomed"
+    records.rmdir()
+    records.touch()
+    with pytest.raises(FileExistsError):
+        DeviceMapper(str(bench.directory), bench.options)
+    assert devices() == before
+    assert os.listdir("/proc/self/fd") == open_files
+    records.unlink()
+    bench.reopen()
+
+
 def test_a_moved_store_opens(bench: Bench, tmp_path: Path) -> None:
     bench.driver.create(1, None, None)
     digest = bench.fill(1, 1)
@@ -444,6 +494,51 @@ def test_xfs(make: Callable[..., Bench]) -> None:
     assert bench.hash(1) == digest
     driver.seal(2)
     assert bench.hash(2) == digest
+
+
+def retries(root: Path) -> set[str]:
+    """How often xfs repeats a metadata write that failed: what its settings say while it is mounted."""
+    directory = Path(xfs.settings(os.stat(root).st_dev))
+    return {(directory / name / "max_retries").read_text().strip() for name in ("ENOSPC", "EIO")}
+
+
+def test_a_full_pool_under_xfs(tmp_path: Path) -> None:
+    """DM-07: xfs repeats a metadata write that failed for ever, unless told; nobody hangs, and removal frees."""
+    options = {
+        **SMALL, "file_system": "xfs", "base_bytes": 512 * MIB, "data_bytes": 384 * MIB, "data_limit_bytes": 384 * MIB,
+    }  # fmt: skip
+    with cowstore.open(tmp_path / "store", driver="devicemapper", options=options) as store:
+        store.prepare("first")
+        with store.mounted("first") as root:
+            assert retries(root) == {"0"}
+            digest = write_random(root / "file", 4)
+        store.commit("base", "first")
+        for key in ("other", "filler", "big"):
+            store.prepare(key, parent="base")
+        with store.mounted("filler") as root:
+            write_random(root / "filler", 250)
+        begun = time.monotonic()
+        with pytest.raises(OutOfSpace) as told:
+            write_too_much(store)
+        # The program's fsync had five seconds of it; so has the end of the mount.
+        assert time.monotonic() - begun < 10
+        assert told.value.what == "data"
+        with pytest.raises(OutOfSpace):
+            store.prepare("more")
+        with pytest.raises(CowstoreError):
+            store.commit("layer", "big")
+        for key in ("base", "other", "filler"):
+            with store.mounted(key) as root:
+                assert hashlib.sha256((root / "file").read_bytes()).hexdigest() == digest
+        store.remove("big")
+        store.prepare("again")
+        with store.mounted("again") as root:
+            write_random(root / "file", 20)
+        store.commit("layer", "again")
+        assert store.check() == ()
+        for key in ("layer", "filler", "other", "base"):
+            store.remove(key)
+        store.destroy()
 
 
 def test_pool_removed_behind_the_back(bench: Bench) -> None:

@@ -258,8 +258,8 @@ HOLDER = "import os, sys; sys.stdout.write('ready'); sys.stdout.flush(); sys.std
 def test_removal_while_another_namespace_holds_the_mount(bench: Bench) -> None:
     """DM-16: it is set aside, is gone for everybody, and goes with its last holder."""
     driver = bench.driver
-    driver.create(1, None, None)
-    bench.fill(1, 10)
+    driver.create(1, None, 192 * MIB)
+    bench.fill(1, 100)
     used = driver._pool.status().data_used
     mounting.attach(driver.mounts(1, False), str(bench.place))
     holder = subprocess.Popen(
@@ -283,7 +283,10 @@ def test_removal_while_another_namespace_holds_the_mount(bench: Bench) -> None:
         holder.communicate(b"")
     driver.drain()
     assert not driver.holds(1)
-    assert driver._pool.status().data_used <= used - 10 * MIB
+    # All of it, what lies beyond the size of the base too, down to the file.
+    assert driver._pool.status().data_used <= used - 100 * MIB
+    os.sync()
+    assert bench.data_kib() < (used - 100 * MIB) // 1024
 
 
 def test_store_removal_is_immediate_though_the_mount_was_copied(tmp_path: Path) -> None:
