@@ -208,11 +208,12 @@ def tree_search(
         if head.key.nr_items == 0:
             return
         at = head_bytes
+        found = memoryview(buffer)
         for _ in range(head.key.nr_items):
             _transid, item_objectid, item_offset, item_type, length = _SEARCH_HEADER.unpack_from(buffer, at)
             at += _SEARCH_HEADER.size
             if type[0] <= item_type <= type[1] and offset[0] <= item_offset <= offset[1]:
-                yield item_objectid, item_type, item_offset, buffer.raw[at : at + length]
+                yield item_objectid, item_type, item_offset, bytes(found[at : at + length])
             at += length
             low = (item_objectid, item_type, item_offset)
         following = _next_key(low)

@@ -8,10 +8,10 @@ for directories, links and types.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from cowstore._linux import btrfs
-from cowstore.drivers.btrfs import subvolumes
+from cowstore.drivers.btrfs import questions, subvolumes
 from cowstore.drivers.btrfs.links import Names, close_over_links
 from cowstore.drivers.btrfs.looking import Tree
 from cowstore.drivers.btrfs.moment import moment
@@ -48,6 +48,8 @@ def changes(
     :raises NotTold: before anything is yielded: subvolumes are nested in one, one is writable and no snapshot of it may
         be made, or the difference is large.
     """
+    if _untouched(upper_fd, lower_fd):
+        return
     with ExitStack() as stack:
         steady = []
         for fd in (upper_fd, lower_fd):
@@ -56,13 +58,22 @@ def changes(
                 continue
             if not writable:
                 raise NotTold("it is writable, and the store is open for reading only")
-            if subvolumes.nested(fd):
+            if questions.nested(fd):
                 raise NotTold("there are subvolumes in it, which no snapshot shows")
             steady.append(stack.enter_context(moment(home_fd, fd, forget)))
+            if questions.nested(fd):
+                raise NotTold("a program has just made a subvolume in it")
         upper, lower = steady
         wanted = candidates(upper, lower)
         with PlainSide(lower) as before, _Candidates(upper, lower, wanted) as after:
             yield from Comparison(before, after).run()
+
+
+def _untouched(upper_fd: int, lower_fd: int) -> bool:
+    """Tell whether the upper one is sealed, and nothing was written to it since it was made of the lower one."""
+    upper = questions.info(upper_fd)
+    # While it is writable the kernel may still hold back what was written.
+    return upper.read_only and upper.generation == upper.made and upper.parent_uuid == questions.info(lower_fd).uuid
 
 
 def candidates(upper_fd: int, lower_fd: int, *, version: int = 1) -> Wanted:
@@ -73,10 +84,11 @@ def candidates(upper_fd: int, lower_fd: int, *, version: int = 1) -> Wanted:
     """
     touched = Touched()
     try:
-        for command, attributes in difference(upper_fd, subvolumes.subvol_id(lower_fd), version=version):
-            touched.apply(command, attributes)
-            if touched.count > MAX_NODES:
-                raise NotTold(f"more than {MAX_NODES} names differ")
+        with closing(difference(upper_fd, subvolumes.subvol_id(lower_fd), version=version)) as stream:
+            for command, attributes in stream:
+                touched.apply(command, attributes)
+                if touched.count > MAX_NODES:
+                    raise NotTold(f"more than {MAX_NODES} names differ")
     except (StreamError, OSError) as error:
         # A path longer than the kernel's own buffer is ENAMETOOLONG. Whatever it is, the comparison is always right,
         # and meets the same error if the disk is to blame.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import threading
 import time
 from contextlib import contextmanager
 
@@ -12,6 +12,7 @@ from cowstore._linux import btrfs, files
 from cowstore._linux.fd import Descriptor, open_
 from cowstore.driver import Driver
 from cowstore.drivers.btrfs import ground, space, subvolumes
+from cowstore.drivers.btrfs.cleaning import Cleaning
 from cowstore.drivers.btrfs.options import Options
 from cowstore.drivers.btrfs.quota import Quota
 from cowstore.errors import Busy, OutOfSpace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cowstore.drivers.btrfs.pool import Pool
+    from cowstore.errors import CowstoreError
     from cowstore.model import Mount
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
@@ -48,19 +50,27 @@ class Btrfs(Driver):
     def __init__(self, directory: str, options: object, *, volatile: bool = False, read_only: bool = False) -> None:
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         assert isinstance(options, Options)
-        self._lock = threading.Lock()
-        self._removed: set[int] = set()
         self._ground = _ground(directory, options, read_only=read_only)
+        try:
+            self._use(options.quota)
+        except BaseException:
+            self._ground.close()
+            raise
+
+    def _use(self, quota: bool | None) -> None:
+        self._cleaning = Cleaning(self._home)
         own = self._is_pool()
         self._quota = Quota(
             self._home,
-            may_enable=options.quota is True or (own and options.quota is not False),
-            may_use=options.quota is not False,
+            may_enable=quota is True or (own and quota is not False),
+            may_use=quota is not False,
         )
         if not self._quota.possible():
             import dataclasses
 
             self.capabilities = dataclasses.replace(self.capabilities, size_limits=False)
+        if not self.read_only:
+            self._quota.tidy()
 
     @classmethod
     def probe(cls, directory: str, options: object) -> None:
@@ -89,6 +99,10 @@ class Btrfs(Driver):
             if public is None:
                 raise
             raise public from error
+
+    def explain(self, id: int, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
+        what = tried.removeprefix("cannot ")
+        return space.explained(error, what, self._home, self._quota, subvolumes.subvol_id(root_fd))
 
     # The verbs.
 
@@ -136,16 +150,29 @@ class Btrfs(Driver):
             self._quota.drop_inherited_limit(number)
 
     def seal(self, id: int) -> None:
-        with self._open(id) as root, self._doing(f"seal snapshot {id}", subvolumes.subvol_id(root.fileno())):
-            if btrfs.subvol_getflags(root) & btrfs.SubvolFlag.RDONLY:
-                return
-            self._forget(subvolumes.flatten(root.fileno()))
-            _faults.point("btrfs.seal.flattened")
-            if not self.volatile:
-                files.syncfs(root)
-            _faults.point("btrfs.seal.synced")
-            # This commits the transaction too, so that the property is on disk when it returns.
-            btrfs.subvol_setflags(root, btrfs.SubvolFlag.RDONLY)
+        with self._open(id) as root:
+            number = subvolumes.subvol_id(root.fileno())
+            with self._doing(f"seal snapshot {id}", number):
+                if btrfs.subvol_getflags(root) & btrfs.SubvolFlag.RDONLY:
+                    return
+                try:
+                    self._seal(root)
+                except OSError as error:
+                    # Nothing is written any more. So what is there may stay, even where clones or subvolumes made
+                    # inside, which no limit stops, have come to more than the limit.
+                    if error.errno != errno.EDQUOT or self._quota.limit_of(number) is None:
+                        raise
+                    self._quota.limit(number, None)
+                    self._seal(root)
+
+    def _seal(self, root: Descriptor) -> None:
+        self._forget(subvolumes.flatten(root.fileno()))
+        _faults.point("btrfs.seal.flattened")
+        if not self.volatile:
+            files.syncfs(root)
+        _faults.point("btrfs.seal.synced")
+        # This commits the transaction too, so that the property is on disk when it returns.
+        btrfs.subvol_setflags(root, btrfs.SubvolFlag.RDONLY)
 
     def remove(self, id: int) -> None:
         with self._doing(f"remove snapshot {id}"):
@@ -162,8 +189,7 @@ class Btrfs(Driver):
     def _forget(self, subvol_ids: list[int]) -> None:
         """Note that these subvolumes are deleted, so that somebody can wait for their space and quota groups."""
         if subvol_ids:
-            with self._lock:
-                self._removed.update(subvol_ids)
+            self._cleaning.add(subvol_ids)
             self._quota.forget(subvol_ids)
 
     def mounts(self, id: int, read_only: bool, *, volatile: bool = False) -> tuple[Mount, ...]:
@@ -187,11 +213,15 @@ class Btrfs(Driver):
         if self.read_only or not self._quota.enabled():
             return None
         # A deleted snapshot of it still shares its bytes until it is cleaned, and what is not committed is not counted.
-        with self._lock:
-            removed = set(self._removed)
-        self._wait_cleaned(removed, _USAGE_SECONDS)
+        left = self._cleaning.wait(_USAGE_SECONDS)
         used = self._quota.used(subvol_id)
-        return None if used is None else used[1]
+        if used is None or left:
+            from cowstore._log import logger
+
+            why = "the kernel has not cleaned what was removed" if left else "a rescan is needed"
+            logger(__name__).warning("the quota group of subvolume %d is not counted right yet: %s", subvol_id, why)
+            return None
+        return used[1]
 
     def changes(self, id: int, base: int | None) -> Iterator[Change]:
         if base is not None:
@@ -241,35 +271,26 @@ class Btrfs(Driver):
         )
 
     def drain(self) -> None:
-        with self._lock:
-            removed = set(self._removed)
         # In a file system of its own nobody else's deletions can keep it waiting.
-        wanted = None if self._is_pool() else removed
-        self._wait_cleaned(wanted)
+        left = self._cleaning.wait(_DRAIN_SECONDS, everybodys=self._is_pool())
         self._ground.give_back()
-        with self._lock:
-            self._removed -= removed
         if self._quota.enabled():
             self._quota.retry()
-
-    def _wait_cleaned(self, wanted: set[int] | None, patience_seconds: float = _DRAIN_SECONDS) -> None:
-        """Wait until the deleted subvolumes of these numbers, or all, are cleaned, and that is on disk."""
-        deadline = time.monotonic() + patience_seconds
-        pause = 0.001
-        while True:
-            # A deletion whose transaction is not committed is not begun, and what it frees is free after the next one.
-            btrfs.sync(self._home)
-            left = [one for one in btrfs.dead_roots(self._home) if wanted is None or one in wanted]
-            if not left or time.monotonic() > deadline:
-                btrfs.sync(self._home)
-                return
-            # Waiting in the kernel would be no use: when the wake-up that a sync gives the cleaner is lost, which
-            # happens, it sleeps for thirty seconds more.
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
+            if self._is_pool():
+                self._quota.sweep()
+        if left:
+            raise Busy(
+                f"the space of removed snapshots is not back after {_DRAIN_SECONDS:.0f} seconds: the kernel has not "
+                f"cleaned {len(left)} of their subvolumes; somebody has files of them open, or the disk is busy: try "
+                "`cowstore cleanup` again later"
+            )
 
     def close(self) -> None:
-        self._ground.close()
+        try:
+            if not self.read_only and not self._ground.home.closed:
+                self._quota.tidy()
+        finally:
+            self._ground.close()
 
     def destroy(self) -> None:
         for path in self.leftovers():
@@ -299,6 +320,7 @@ class Btrfs(Driver):
     def tidy(self) -> None:
         from cowstore.drivers.btrfs.moment import PREFIX, stale
 
+        self._quota.tidy()
         if any(name.startswith(PREFIX) for name in self._ground.names()):
             for name in stale(self._home, self._ground.names()):
                 self._forget(subvolumes.destroy(self._home, os.fsencode(name)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cowstore._linux import btrfs
+from cowstore.drivers.btrfs import questions
 from cowstore.results import FindingKind, Problem
 
 TYPE_CHECKING = False
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 def examine(fd: int, parent: int | None, parent_fd: int | None, *, sealed: bool) -> Iterator[Problem]:
     """Name what is wrong with the subvolume whose root is *fd*, which should be a snapshot of that of *parent_fd*."""
     try:
-        info = btrfs.get_subvol_info(fd)
+        info = questions.info(fd)
     except OSError as error:
         yield Problem(kind=FindingKind.NOT_MOUNTABLE, text=f"is no subvolume ({error.strerror})")
         return
-    wanted = bytes(16) if parent_fd is None else bytes(btrfs.get_subvol_info(parent_fd).uuid)
-    if bytes(info.parent_uuid) != wanted:
+    wanted = bytes(16) if parent_fd is None else questions.info(parent_fd).uuid
+    if info.parent_uuid != wanted:
         of = "of nothing" if parent is None else f"of {parent}"
         yield Problem(kind=FindingKind.WRONG_PARENT, text=f"is not a snapshot {of}, as the catalog says")
-    if sealed and not info.flags & 1:
-        # In a subvolume's own item read-only is bit 0; only the two flag ioctls move it.
+    if sealed and not info.read_only:
         yield Problem(kind=FindingKind.NOT_SEALED, text="is committed, but writable", repair=True)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _CONFINED = files.Resolve.BENEATH | files.Resolve.NO_SYMLINKS | files.Resolve.NO_MAGICLINKS
-_PIECE_BYTES = 3000
+PIECE_BYTES = 3000
+"""Of a path so much is given to the kernel at once; it takes 4095."""
 # ELOOP: a link stands where a directory was.
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -47,7 +48,7 @@ class Tree:
         self.close()
         fd = self.root_fd
         try:
-            for piece in _pieces(path):
+            for piece in pieces(path):
                 deeper = files.openat2(fd, piece, _FLAGS, resolve=_CONFINED)
                 if fd != self.root_fd:
                     os.close(fd)
@@ -78,13 +79,13 @@ class Tree:
             return None
 
 
-def _pieces(path: bytes) -> list[bytes]:
-    """Cut a path that is longer than the kernel takes."""
-    if len(path) <= _PIECE_BYTES:
+def pieces(path: bytes) -> list[bytes]:
+    """Cut a path that may be longer than the kernel takes."""
+    if len(path) <= PIECE_BYTES:
         return [path]
     pieces: list[bytes] = []
     for name in path.split(b"/"):
-        if pieces and len(pieces[-1]) + len(name) < _PIECE_BYTES:
+        if pieces and len(pieces[-1]) + len(name) < PIECE_BYTES:
             pieces[-1] += b"/" + name
         else:
             pieces.append(name)

@@ -2,7 +2,8 @@
 
 Quota belongs to a whole file system and slows it, so it is turned on by the driver only in its own loop file, or where
 an option says so. A deleted subvolume's group can go only once the kernel has cleaned the subvolume; until then its
-number stands as an empty file in ``.qgroups``, and is tried again.
+number stands as an empty file in ``.qgroups``. With each removal a few of those are tried, the oldest first; all of
+them when the store is opened and closed, and when somebody waits for the space.
 
 Source: btrfs-quota(8), ``linux/btrfs_tree.h`` (``btrfs_qgroup_*_item``).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections import deque
 
 from cowstore._linux import _btrfs_abi as abi
 from cowstore._linux import btrfs
@@ -28,7 +30,11 @@ _STATUS = struct.Struct("<4Q")
 _INFO = struct.Struct("<5Q")
 _LIMIT = struct.Struct("<5Q")
 _STATUS_SIMPLE = 8
+# A rescan is under way, or is wanted.
+_STATUS_WRONG = 2 | 4
 _LIMIT_RFER = 1
+# How many groups of earlier removals each removal tries: more than it adds, so that they cannot pile up.
+_TURNS = 8
 # ENOTCONN: quota is off. ENOENT: there is no such group, or no quota tree.
 _NOTHING = frozenset({errno.ENOTCONN, errno.ENOENT, errno.EINVAL})
 
@@ -40,6 +46,7 @@ class Quota:
         self._home = home_fd
         self._may_enable = may_enable
         self._may_use = may_use
+        self._waiting: deque[int] = deque()
 
     def _item(self, kind: int, qgroup_id: int) -> bytes | None:
         """Return an item of the quota tree; None where there is none, or no such tree."""
@@ -110,7 +117,13 @@ class Quota:
         return max_rfer if flags & _LIMIT_RFER and max_rfer != abi.U64_MAX else None
 
     def used(self, subvol_id: int) -> tuple[int, int] | None:
-        """Return the bytes a subvolume refers to, and those that it alone does, as of the last commit."""
+        """Return the bytes a subvolume refers to, and those that it alone does, as of the last commit.
+
+        :returns: None where they are not counted, or the kernel says that the counts are wrong until a rescan.
+        """
+        status = self._item(abi.QGROUP_STATUS_KEY, 0)
+        if status is None or _STATUS.unpack_from(status)[2] & _STATUS_WRONG:
+            return None
         item = self._item(abi.QGROUP_INFO_KEY, subvol_id)
         if item is None:
             return None
@@ -131,29 +144,82 @@ class Quota:
             return []
 
     def forget(self, subvol_ids: Iterable[int]) -> None:
-        """Destroy the groups of deleted subvolumes, now or at a later :meth:`retry`."""
+        """Let the groups of deleted subvolumes go once the kernel has cleaned those, and a few now whose turn it is.
+
+        A note that finds no room is kept in memory alone: what was removed stays removed.
+        """
         if not self.enabled():
             return
-        later = [one for one in subvol_ids if not self._destroy(one)]
-        if not later:
-            return
-        with self._pending(make=True) as pending:
-            for one in later:
-                open_(str(one), os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=pending).close()
+        turns = min(_TURNS, len(self._waiting))
+        gone = [one for one in subvol_ids if not self._destroy(one)]
+        self._waiting.extend(gone)
+        try:
+            self._note(gone)
+        except OSError as error:
+            from cowstore._log import logger
+
+            logger(__name__).warning("no note can be made of the quota groups %s: %s", gone, error)
+        for _ in range(turns):
+            try:
+                one = self._waiting.popleft()
+            except IndexError:
+                # Another thread was faster.
+                return
+            if not self._settle(one):
+                self._waiting.append(one)
 
     def retry(self) -> int:
-        """Destroy the groups whose turn had not come; returns how many must still wait."""
-        waiting = 0
+        """Destroy all groups whose turn had not come, those too that other processes noted; returns how many wait."""
+        waiting = set(self._noted())
+        while self._waiting:
+            waiting.add(self._waiting.popleft())
+        left = [one for one in sorted(waiting) if not self._settle(one)]
+        self._waiting.extend(left)
+        return len(left)
+
+    def tidy(self) -> None:
+        """As :meth:`retry`; what fails is left for the next time."""
+        try:
+            self.retry()
+        except OSError as error:
+            from cowstore._log import logger
+
+            logger(__name__).warning("the quota groups of removed snapshots stay for now: %s", error)
+
+    def sweep(self) -> None:
+        """Destroy all groups of subvolumes that are no more, noted or not: only where all of them are the driver's."""
+        kind = (abi.ROOT_ITEM_KEY, abi.ROOT_ITEM_KEY)
+        there = {number for number, *_rest in btrfs.tree_search(self._home, abi.ROOT_TREE_OBJECTID, type=kind)}
+        for one in self.groups():
+            if one not in there:
+                self._destroy(one)
+
+    def _settle(self, subvol_id: int) -> bool:
+        """Destroy one group and what was noted of it; False when its turn has not come."""
+        if not self._destroy(subvol_id):
+            return False
         try:
             with self._pending(make=False) as pending:
-                for name in os.listdir(pending.fileno()):
-                    if name.isdigit() and not self._destroy(int(name)):
-                        waiting += 1
-                        continue
-                    os.unlink(name, dir_fd=pending.fileno())
+                os.unlink(str(subvol_id), dir_fd=pending.fileno())
         except FileNotFoundError:
-            return waiting
-        return waiting
+            # It was never noted, or another process has done the same.
+            pass
+        return True
+
+    def _note(self, subvol_ids: list[int]) -> None:
+        """Note on disk that these groups wait, for whoever comes after this process."""
+        if not subvol_ids:
+            return
+        with self._pending(make=True) as pending:
+            for one in subvol_ids:
+                open_(str(one), os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=pending).close()
+
+    def _noted(self) -> list[int]:
+        try:
+            with self._pending(make=False) as pending:
+                return [int(name) for name in os.listdir(pending.fileno()) if name.isdigit()]
+        except FileNotFoundError:
+            return []
 
     def _pending(self, *, make: bool) -> Descriptor:
         if make:
@@ -165,6 +231,9 @@ class Quota:
 
     def _destroy(self, subvol_id: int) -> bool:
         """Destroy one group; False when the kernel is not done with its subvolume."""
+        if self._is_there(subvol_id):
+            # Not every kernel refuses by itself, and the group of one that is being cleaned is still counted in.
+            return False
         try:
             btrfs.qgroup_create(self._home, subvol_id, create=False)
         except OSError as error:
@@ -173,3 +242,9 @@ class Quota:
             if error.errno not in _NOTHING:
                 raise
         return True
+
+    def _is_there(self, subvol_id: int) -> bool:
+        """Tell whether a subvolume is there, or deleted and not yet cleaned."""
+        kind = (abi.ROOT_ITEM_KEY, abi.ROOT_ITEM_KEY)
+        items = btrfs.tree_search(self._home, abi.ROOT_TREE_OBJECTID, objectid=(subvol_id, subvol_id), type=kind)
+        return next(items, None) is not None

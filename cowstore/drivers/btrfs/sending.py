@@ -13,14 +13,14 @@ from cowstore.drivers.btrfs import sendstream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 _PIPE_BYTES = 1 << 20
 
 
 def difference(
     upper_fd: int, lower_id: int, *, version: int = 1
-) -> Iterator[tuple[sendstream.Command, Mapping[int, bytes]]]:
+) -> Generator[tuple[sendstream.Command, Mapping[int, bytes]], None, None]:
     """Yield the commands that turn the read-only subvolume *lower_id* into that whose root is *upper_fd*.
 
     The kernel compares the two trees block by block and goes past what they share, so this takes the time of the

@@ -12,10 +12,7 @@ import os
 
 from cowstore._linux import btrfs, files
 from cowstore._linux.fd import Descriptor
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import ModuleType
+from cowstore.drivers.btrfs.looking import PIECE_BYTES, pieces
 
 PASSING_PREFIX = b".cowstore-was-subvolume-"
 """How the name begins that a directory has while it takes a subvolume's place; the subvolume's own UUID follows."""
@@ -25,8 +22,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def open_directory(dir_fd: int, path: bytes) -> Descriptor:
-    """Open a directory below *dir_fd*, following no link; an empty *path* is *dir_fd* itself."""
-    return Descriptor(files.openat2(dir_fd, path or b".", _DIRECTORY, resolve=_CONFINED))
+    """Open a directory below *dir_fd*, following no link, by a path of any length; empty is *dir_fd* itself."""
+    if len(path) <= PIECE_BYTES:
+        return Descriptor(files.openat2(dir_fd, path or b".", _DIRECTORY, resolve=_CONFINED))
+    found = open_directory(dir_fd, b"")
+    for piece in pieces(path):
+        with found as above:
+            found = open_directory(above.fileno(), piece)
+    return found
 
 
 def subvol_id(fd: int) -> int:
@@ -37,49 +40,6 @@ def subvol_id(fd: int) -> int:
 def is_root(fd: int) -> bool:
     """Tell whether *fd* is the root directory of a subvolume."""
     return os.fstat(fd).st_ino == btrfs.FIRST_FREE_OBJECTID
-
-
-def _library() -> ModuleType | None:
-    """Return the optional ``btrfsutil``; None where it is missing or does not fit its own C library."""
-    try:
-        import btrfsutil
-    except ImportError:
-        return None
-    found: ModuleType = btrfsutil
-    return found
-
-
-def nested(fd: int) -> list[tuple[bytes, int]]:
-    """List path and number of all subvolumes below the one whose root is *fd*, each after those it lies in.
-
-    Subvolumes only: what is mounted on a directory in it is another file system's affair.
-    """
-    # The library reads the same items but keeps the interpreter locked. So it is asked only when there are some,
-    # which the first item of the own search tells.
-    own = subvol_id(fd)
-    if next(btrfs.root_refs(fd, own), None) is None:
-        return []
-    library = _library()
-    return nested_by_search(fd, own) if library is None else nested_by_library(fd, library)
-
-
-def nested_by_library(fd: int, library: ModuleType) -> list[tuple[bytes, int]]:
-    """As :func:`nested`, told by ``btrfsutil``."""
-    return [(os.fsencode(path), number) for path, number in library.SubvolumeIterator(fd)]
-
-
-def nested_by_search(fd: int, own: int) -> list[tuple[bytes, int]]:
-    """As :func:`nested`, told by the tree of roots; *own* is the number of the subvolume of *fd*."""
-    found: list[tuple[bytes, int]] = []
-    waiting = [(b"", own)]
-    while waiting:
-        prefix, number = waiting.pop()
-        for link in btrfs.root_refs(fd, number):
-            _, directory = btrfs.ino_lookup(fd, number, link.dir_inode)
-            path = prefix + directory + link.name
-            found.append((path, link.subvol_id))
-            waiting.append((path + b"/", link.subvol_id))
-    return found
 
 
 def _depth(entry: tuple[bytes, int]) -> int:
@@ -103,7 +63,9 @@ def destroy(home_fd: int, name: bytes) -> list[int]:
                     raise
             else:
                 return [number]
-            inner = sorted(nested(top.fileno()), key=_depth, reverse=True)
+            from cowstore.drivers.btrfs import questions
+
+            inner = sorted(questions.nested(top.fileno()), key=_depth, reverse=True)
             for path, _number in inner:
                 _destroy_nested(top.fileno(), path)
         btrfs.snap_destroy(home_fd, name)
@@ -156,8 +118,10 @@ def flatten(fd: int) -> list[int]:
 
     :returns: the numbers of the subvolumes that are gone.
     """
+    from cowstore.drivers.btrfs import questions
+
     gone: list[int] = []
-    for path, number in sorted(nested(fd), key=_depth, reverse=True):
+    for path, number in sorted(questions.nested(fd), key=_depth, reverse=True):
         directory, _, name = path.rpartition(b"/")
         with open_directory(fd, directory) as parent:
             make_writable(parent.fileno())
@@ -168,13 +132,14 @@ def flatten(fd: int) -> list[int]:
 
 def _flatten_one(parent_fd: int, name: bytes) -> None:
     from cowstore import _faults
+    from cowstore.drivers.btrfs import questions
     from cowstore.trees.copy import copy_tree
     from cowstore.trees.remove import remove_tree
 
     before = os.fstat(parent_fd)
     with open_directory(parent_fd, name) as source:
         make_writable(source.fileno())
-        passing = PASSING_PREFIX + bytes(btrfs.get_subvol_info(source.fileno()).uuid).hex().encode()
+        passing = PASSING_PREFIX + questions.info(source.fileno()).uuid.hex().encode()
         if name != passing:
             # What is there of that name is a copy that was not finished.
             remove_tree(parent_fd, passing)

@@ -9,6 +9,7 @@ import struct
 from cowstore._linux import _btrfs_abi as abi
 from cowstore._linux import btrfs
 from cowstore._linux.fd import open_
+from cowstore.drivers.btrfs import questions
 from cowstore.drivers.btrfs.looking import Tree
 from cowstore.results import ChangeKind, Usage
 
@@ -33,16 +34,18 @@ def measure(
     """Measure one snapshot.
 
     A parentless one is walked; of a child only what differs from its parent is looked at. Where quota groups are on,
-    the bytes of a writable one are its group's own: exact, metadata included.
+    the bytes of a writable one without subvolumes in it are its group's own: exact, metadata included.
 
     :param own_bytes: tells the bytes that the subvolume of a number has for itself, or None where quota is off.
     :param changes: tells what differs between two ids.
     """
     with open_(str(id), _DIRECTORY, dir_fd=home_fd) as root:
-        info = btrfs.get_subvol_info(root)
-        # Before anything is snapshot for the comparison, since that shares the bytes for a while.
-        own = None if info.flags & 1 else own_bytes(info.treeid)
-        parent = find(home_fd, bytes(info.parent_uuid))
+        info = questions.info(root.fileno())
+        # Before anything is snapshot for the comparison, since that shares the bytes for a while. The bytes of
+        # subvolumes inside are counted by groups of their own.
+        counted = not info.read_only and not questions.nested(root.fileno())
+        own = own_bytes(info.number) if counted else None
+        parent = find(home_fd, info.parent_uuid)
         if parent is None:
             from cowstore.trees.usage import measure as walk
 

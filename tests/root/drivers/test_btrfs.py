@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import subprocess
+import tarfile
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+import cowstore
 from cowstore import _faults, _programs, mounting
 from cowstore._linux import btrfs, loop, mount
 from cowstore._linux.fd import open_
-from cowstore.drivers.btrfs import Btrfs, subvolumes
+from cowstore.drivers.btrfs import Btrfs, questions
 from cowstore.drivers.btrfs.quota import PENDING
 from cowstore.errors import DriverUnavailable, OutOfSpace, StoreMismatch, Unsupported
 from cowstore.results import FindingKind
@@ -166,9 +169,9 @@ def test_a_subvolume_made_inside_is_a_directory_after_the_seal(driver: Btrfs) ->
             assert (found.st_mode & 0o777, found.st_mtime_ns) == (0o711, 7)
             assert os.stat(f"{root}/s1/sparse").st_blocks == 0
             assert os.stat(root).st_mtime_ns == before
-            assert subvolumes.nested_by_search(home(driver), 5) is not None
+            assert questions.nested_by_search(home(driver), 5) is not None
     with directory(f"/proc/self/fd/{home(driver)}/1") as fd:
-        assert subvolumes.nested(fd) == []
+        assert questions.nested(fd) == []
     driver.remove(2)
     driver.remove(1)
     driver.drain()
@@ -203,7 +206,7 @@ def test_a_seal_that_was_killed_is_finished_by_the_next(
         assert sorted(os.listdir(f"{root}/s1")) == ["deep", "f"]
         assert read(f"{root}/s1/deep/s2/f") == "s1/deep/s2"
     with directory(f"/proc/self/fd/{home(driver)}/1") as fd:
-        assert subvolumes.nested(fd) == []
+        assert questions.nested(fd) == []
 
 
 def test_a_seal_without_room_leaves_the_snapshot_as_it_was(driver: Btrfs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,24 +228,43 @@ def test_a_seal_without_room_leaves_the_snapshot_as_it_was(driver: Btrfs, monkey
     driver.seal(1)
 
 
-def test_both_ways_of_finding_nested_subvolumes_agree(driver: Btrfs) -> None:
-    library = subvolumes._library()
-    if library is None:
-        pytest.skip("btrfsutil is not installed: pip install cowstore[btrfsutil]")
+def deepen(root: str, depth: int) -> int:
+    """Make directories in one another, so many that no path reaches the last; return its descriptor."""
+    fd = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("n" * 250, dir_fd=fd)
+        deeper = os.open("n" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = deeper
+    return fd
+
+
+@pytest.mark.parametrize("way", ["seal", "remove"])
+def test_a_subvolume_deeper_than_a_path_may_be_long(driver: Btrfs, way: str) -> None:
+    """BT-01: where neither the kernel nor btrfsutil can name its path, it is found and does not stand in the way."""
     driver.create(1, None, None)
     with tree(driver, 1) as root:
-        nest(root)
-        os.makedirs(f"{root}/x/\udce4 odd\nname")
-        with directory(f"{root}/x/\udce4 odd\nname") as fd:
-            btrfs.subvol_create(fd, b"\xff")
-    with directory(f"/proc/self/fd/{home(driver)}/1") as fd:
-        by_search = subvolumes.nested_by_search(fd, btrfs.ino_lookup(fd)[0])
-        by_library = subvolumes.nested_by_library(fd, library)
-        assert sorted(by_search) == sorted(by_library)
-        assert len(by_search) == 3
-        # A subvolume comes after the one it lies in, both ways.
-        for found in (by_search, by_library):
-            assert [path for path, _ in found].index(b"s1") < [path for path, _ in found].index(b"s1/deep/s2")
+        fd = deepen(root, 20)
+        btrfs.subvol_create(fd, "s")
+        with open_("s/f", os.O_CREAT | os.O_WRONLY, dir_fd=fd) as file:
+            os.write(file.fileno(), b"kept")
+        os.close(fd)
+    if way == "seal":
+        driver.seal(1)
+        with tree(driver, 1, read_only=True) as root:
+            fd = os.open(root, os.O_RDONLY)
+            for name in ["n" * 250] * 20 + ["s"]:
+                deeper = os.open(name, os.O_RDONLY, dir_fd=fd)
+                os.close(fd)
+                fd = deeper
+            assert os.fstat(fd).st_ino != btrfs.FIRST_FREE_OBJECTID
+            with open_("f", os.O_RDONLY, dir_fd=fd) as file:
+                assert os.read(file.fileno(), 10) == b"kept"
+            os.close(fd)
+    driver.remove(1)
+    driver.drain()
+    assert driver.held() == []
+    assert btrfs.dead_roots(home(driver)) == []
 
 
 def test_nothing_can_be_written_in_a_view(driver: Btrfs) -> None:
@@ -509,6 +531,32 @@ def test_full_metadata_is_named(driver: Btrfs, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_reached_limit_is_named(driver: Btrfs) -> None:
     assert made_error(driver, OSError(errno.EDQUOT, "Disk quota exceeded")).what == "quota"
+
+
+def layer_of(size: int) -> io.BytesIO:
+    """A layer of one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as file:
+        member = tarfile.TarInfo("large")
+        member.size = size
+        file.addfile(member, io.BytesIO(os.urandom(size)))
+    out.seek(0)
+    return out
+
+
+def test_what_is_full_below_a_layer_is_told_apart(tmp_path: Path) -> None:
+    """A verb that writes through the mount tells the snapshot's limit from the room of the whole Btrfs."""
+    options = {"loop": True, "pool_size_bytes": 300 << 20, "pool_limit_bytes": 300 << 20}
+    with cowstore.open(tmp_path / "store", driver="btrfs", options=options) as store:
+        store.prepare("limited", size_bytes=8 << 20)
+        with pytest.raises(OutOfSpace, match="quota group") as caught:
+            store.apply_layer("limited", layer_of(32 << 20))
+        assert (caught.value.what, caught.value.total) == ("quota", 8 << 20)
+        with pytest.raises(OutOfSpace, match="data room of the Btrfs") as caught:
+            store.import_tar(layer_of(320 << 20), name="large")
+        assert caught.value.what == "data"
+        assert not list(store.walk())
+        store.destroy()
 
 
 def test_a_store_copied_file_by_file_is_refused(on_btrfs: Path, tmp_path: Path) -> None:

@@ -431,7 +431,7 @@ def test_a_reader_that_stops_leaves_no_sender(pool: Btrfs) -> None:
     with pool._open(2) as upper, pool._open(1) as lower:
         commands = sending.difference(upper.fileno(), subvolumes.subvol_id(lower.fileno()))
         next(commands)
-        commands.close()  # type: ignore[attr-defined]
+        commands.close()
     found = pool.changes(2, 1)
     next(found)
     found.close()  # type: ignore[attr-defined]
