@@ -87,9 +87,22 @@ def writable_tree(core: Core, row: Row) -> Iterator[int]:
         else:
             root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root_fd)
-        yield root_fd
-        if directory is None:
-            driver.before_unmount(row.id, root_fd)
+        with filling(core, row.id, root_fd, f"cannot fill {row.key!r} in {core.root}"):
+            yield root_fd
+            if directory is None:
+                driver.before_unmount(row.id, root_fd)
+
+
+@contextmanager
+def filling(core: Core, id: int, root_fd: int, tried: str) -> Iterator[None]:
+    """Let the driver say what a refused write into the tree of *id* means: what is full need not be the store's."""
+    try:
+        yield
+    except OSError as error:
+        told = core.driver.explain(id, error, root_fd, tried)
+        if told is None:
+            raise
+        raise told from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import threading
 from contextlib import ExitStack
 
-from cowstore._importing import born, policy
+from cowstore._importing import born, filling, policy
 from cowstore._leased import leased, realised
 from cowstore._removing import remove
 from cowstore._rootless.verbs import in_namespace
@@ -57,10 +57,11 @@ def apply_layer(core: Core, key: str, file: BinaryIO) -> LayerInfo:
             tree = stack.enter_context(realised(core, lease))
             root_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fileno())
             stack.callback(os.close, root_fd)
-            with open_stream(file) as stream:
+            tried = f"cannot apply a layer to {key!r} in {core.root}"
+            with filling(core, lease.id, root_fd, tried), open_stream(file) as stream:
                 owners, devices = policy()
                 extracted = extract(stream, root_fd, whiteouts=Whiteouts.APPLY, owners=owners, devices=devices)
-            lease.before_unmount(root_fd)
+                lease.before_unmount(root_fd)
     except BaseException:
         remove(core, key)
         raise

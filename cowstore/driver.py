@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
 
 from cowstore._frozen import frozen
-from cowstore.errors import Unsupported
+from cowstore.errors import OutOfSpace, Unsupported
 from cowstore.model import Capabilities
 
 TYPE_CHECKING = False
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import ClassVar
 
+    from cowstore.errors import CowstoreError
     from cowstore.model import Mount
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
@@ -196,6 +199,31 @@ class Driver(ABC):
         :param root_fd: directory descriptor of the mounted tree.
         """
         return
+
+    def explain(self, id: int, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
+        """Say what it means that the kernel refused to write into the mounted tree of *id*.
+
+        The default tells what ran out where something did: of the file system that the tree is on, which need not be
+        the store's.
+
+        :param root_fd: directory descriptor of the tree. :param tried: what was tried, on what: the message begins so.
+        :returns: None where the error says all there is to say.
+        """
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            return None
+        from cowstore.trees.usage import what_is_full
+
+        what = what_is_full(error, root_fd)
+        room = os.fstatvfs(root_fd)
+        used, total = (room.f_blocks - room.f_bavail) * room.f_frsize, room.f_blocks * room.f_frsize
+        if what == "inodes":
+            used, total = room.f_files - room.f_favail, room.f_files
+        ways = {
+            "inodes": f"all of the {total} inodes of its file system are used: remove files",
+            "quota": "its limit is reached: raise it (set_size)",
+        }
+        way = ways.get(what, f"{used} of the {total} bytes of its file system are used: free some, or raise its limit")
+        return OutOfSpace(f"{tried}: {error}; {way}", what=what, used=used, total=total)
 
     def unpack_directory(self, id: int) -> str | None:
         """Name a directory into which the tree of a fresh, parentless *id* may be written without a mount.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from cowstore.errors import CowstoreError
     from cowstore.model import Mount
     from cowstore.results import Change, DriverStatus, FindingKind, Problem, Usage
 
@@ -60,6 +61,10 @@ class Confined(Driver):
         """Do it in the helper; here only where it needs no mount and there is no namespace to be had."""
         direct = getattr(self.inner, function)
         return remotely(self._job(function, *arguments), (lambda: direct(*arguments)) if self.is_plain else None)
+
+    def explain(self, id: int, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
+        """Say what a refused write means."""
+        return self.inner.explain(id, error, root_fd, tried)
 
     # What needs a mount.
 

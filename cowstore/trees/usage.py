@@ -60,10 +60,10 @@ def _list(fd: int) -> list[str]:
     return os.listdir(fd)
 
 
-def what_is_full(error: OSError, directory: str) -> str:
+def what_is_full(error: OSError, directory: str | int) -> str:
     """Tell what ran out where the kernel said ENOSPC or EDQUOT: ``"quota"``, ``"inodes"`` or ``"data"``.
 
-    :param directory: on the file system that it said so of.
+    :param directory: path or descriptor of one on the file system that it said so of.
     """
     if error.errno == errno.EDQUOT:
         return "quota"

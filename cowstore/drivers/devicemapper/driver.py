@@ -256,6 +256,11 @@ class DeviceMapper(Driver):
                 self._ids.put(id, self._known(id).lose())
             raise self._pool.lost(id) from error
 
+    def explain(self, id: int, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
+        from cowstore.drivers.devicemapper.reporting import explained
+
+        return explained(self._pool, error, root_fd, tried) or super().explain(id, error, root_fd, tried)
+
     def release(self, id: int) -> None:
         with locked(self.directory, id):
             self._thins.deactivate(id, defer=True)

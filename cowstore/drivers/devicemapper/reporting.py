@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cowstore._linux.fd import open_
@@ -9,8 +10,9 @@ from cowstore.drivers.devicemapper import filesystem
 from cowstore.drivers.devicemapper.locks import locked
 from cowstore.drivers.devicemapper.record import IdRecord
 from cowstore.drivers.devicemapper.status import DATA, METADATA
-from cowstore.errors import CowstoreError, StoreCorrupt
+from cowstore.errors import CowstoreError, OutOfSpace, StoreCorrupt
 from cowstore.results import DriverStatus, FindingKind, Problem
+from cowstore.trees.usage import what_is_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +70,36 @@ def _new_events(pool: Pool, now: PoolStatus) -> int:
 
 def _level(used: int, total: int) -> str:
     return f"{used} of {total} bytes ({used * 100 / total:.1f} %)"
+
+
+def explained(pool: Pool, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
+    """Say what a refused write into a snapshot means: the pool is full, or its own file system is.
+
+    A file system that could not write because of the pool goes read-only, and says EROFS or EIO from then on.
+    """
+    if error.errno in {errno.ENOSPC, errno.EIO, errno.EROFS}:
+        now = pool.status()
+        if now.is_full or not now.free(METADATA):
+            return pool.full(DATA if not now.free(DATA) else METADATA, now)
+    if error.errno != errno.ENOSPC:
+        return None
+    room = os.fstatvfs(root_fd)
+    if what_is_full(error, root_fd) == "inodes":
+        return OutOfSpace(
+            f"{tried}: {error}; all of the {room.f_files} inodes of its file system are used: enlarge it (set_size), "
+            "which brings more, or make the store with a smaller bytes_per_inode",
+            what="inodes",
+            used=room.f_files - room.f_favail,
+            total=room.f_files,
+        )
+    total = room.f_blocks * room.f_frsize
+    return OutOfSpace(
+        f"{tried}: {error}; its file system of {total} bytes is full, the pool {pool.name} is not: give it a larger "
+        "size_bytes, or enlarge it (set_size)",
+        what=DATA,
+        used=total - room.f_bavail * room.f_frsize,
+        total=total,
+    )
 
 
 def examine(pool: Pool, thins: Thins, ids: Ids, id: int, parent: int, *, sealed: bool) -> Iterator[Problem]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from cowstore import _programs
 from cowstore._linux import loop
 from cowstore._linux.capabilities import Cap, capget
 from cowstore.drivers import _image
-from cowstore.errors import InvalidArgument, Unsupported
+from cowstore.errors import InvalidArgument, OutOfSpace, Unsupported
 from cowstore.results import FindingKind
 from tests.root.drivers.test_quota import fill, own, synced
 
@@ -78,6 +80,22 @@ def test_write_fails_at_the_limit_and_hurts_nobody(store: Store) -> None:
         assert devices(store) == 1
     assert devices(store) == 0
     assert store.check() == ()
+
+
+def test_inodes_of_the_image_run_out(store: Store) -> None:
+    """They are told from bytes, and from those of the file system that the store is on."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        for number in range(8000):
+            file.addfile(tarfile.TarInfo(f"f{number}"))
+    archive.seek(0)
+    store.prepare("small", size_bytes=16 * MIB)
+    with store.mounted("small") as root:
+        inodes = os.statvfs(root).f_files
+    assert inodes < 8000
+    with pytest.raises(OutOfSpace, match="inodes") as caught:
+        store.apply_layer("small", archive)
+    assert (caught.value.what, caught.value.total) == ("inodes", inodes)
 
 
 def test_takes_what_is_written_and_gives_it_back(store: Store) -> None:
