@@ -8,17 +8,17 @@ from __future__ import annotations
 import ctypes
 import errno
 from ctypes import c_int, c_uint32, c_void_p
-from enum import IntEnum
 
 from cowstore._linux import prctl
 from cowstore._linux._call import bind, oserror, retry
+from cowstore._linux._flags import Numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Cap(IntEnum):
+class Cap(Numbers):
     """A capability; a set of them is `mask`ed into an int with bit 1 << cap. Later kernels may know more."""
 
     CHOWN = 0

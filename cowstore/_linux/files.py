@@ -10,16 +10,16 @@ import errno
 import fcntl
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_void_p
-from enum import IntFlag
 
 from cowstore._linux._call import bind, bind_syscall, libc, number_of, oserror, path_bytes, retry
+from cowstore._linux._flags import Flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore._linux._call import Fd, Path
 
 
-class Resolve(IntFlag):
+class Resolve(Flags):
     """For the resolve argument of `openat2`."""
 
     NONE = 0
@@ -31,7 +31,7 @@ class Resolve(IntFlag):
     CACHED = 0x20
 
 
-class RenameFlag(IntFlag):
+class RenameFlag(Flags):
     """For the flags argument of `renameat2`."""
 
     NONE = 0
@@ -40,7 +40,7 @@ class RenameFlag(IntFlag):
     WHITEOUT = 4
 
 
-class InodeFlag(IntFlag):
+class InodeFlag(Flags):
     """What `get_inode_flags` gives; there are more, which have no name here. Source: ioctl_iflags(2)."""
 
     IMMUTABLE = 0x10

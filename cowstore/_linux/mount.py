@@ -10,9 +10,9 @@ import ctypes
 import errno
 import os
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
-from enum import IntFlag
 
 from cowstore._linux._call import bind, bind_syscall, number_of, oserror, path_bytes, retry
+from cowstore._linux._flags import Flags
 from cowstore._linux.fd import Descriptor
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cowstore._linux._call import Fd, Path
 
 
-class MountFlag(IntFlag):
+class MountFlag(Flags):
     """For the flags argument of `mount` and the propagation argument of `mount_setattr`."""
 
     NONE = 0
@@ -43,7 +43,7 @@ class MountFlag(IntFlag):
     STRICTATIME = 0x1000000
 
 
-class UmountFlag(IntFlag):
+class UmountFlag(Flags):
     """For the flags argument of `umount2`."""
 
     NONE = 0
@@ -53,7 +53,7 @@ class UmountFlag(IntFlag):
     NOFOLLOW = 8
 
 
-class OpenTreeFlag(IntFlag):
+class OpenTreeFlag(Flags):
     """For the flags arguments of `open_tree` (CLOEXEC is always added) and `mount_setattr` (CLONE is not for it)."""
 
     NONE = 0
@@ -65,7 +65,7 @@ class OpenTreeFlag(IntFlag):
     CLOEXEC = os.O_CLOEXEC
 
 
-class MoveMountFlag(IntFlag):
+class MoveMountFlag(Flags):
     """For the flags argument of `move_mount`: F_ is about from_path, T_ about to_path."""
 
     NONE = 0
@@ -79,14 +79,14 @@ class MoveMountFlag(IntFlag):
     BENEATH = 0x200
 
 
-class FsmountFlag(IntFlag):
+class FsmountFlag(Flags):
     """For the flags argument of `fsmount`; CLOEXEC is always added."""
 
     NONE = 0
     CLOEXEC = 0x1
 
 
-class MountAttr(IntFlag):
+class MountAttr(Flags):
     """For the attrs argument of `fsmount` and the set and clear arguments of `mount_setattr`.
 
     The access time is a field of values, not bits: to change it, clear ATIME and set NOATIME, STRICTATIME or neither,
@@ -106,7 +106,7 @@ class MountAttr(IntFlag):
     NOSYMFOLLOW = 0x200000
 
 
-class FspickFlag(IntFlag):
+class FspickFlag(Flags):
     """For the flags argument of `fspick`; CLOEXEC is always added."""
 
     NONE = 0

@@ -9,10 +9,10 @@ import ctypes
 import errno
 import operator
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_void_p
-from enum import IntFlag
 from functools import partial
 
 from cowstore._linux._call import bind, bind_syscall, call_number, number_of, oserror, retry
+from cowstore._linux._flags import Flags
 from cowstore._linux.fd import Descriptor
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cowstore._linux._call import Fd
 
 
-class CloneFlag(IntFlag):
+class CloneFlag(Flags):
     """For the flags arguments of `unshare`, `setns` and `clone3`; PIDFD and what follows it are for `clone3` alone."""
 
     NONE = 0
