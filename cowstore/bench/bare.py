@@ -129,6 +129,31 @@ def btrfs_cycle(directory: str) -> Callable[[], None]:
     return cycle
 
 
+def clone_cycle(directory: str) -> Callable[[], None]:
+    """Return a file of 1 MiB cloned and removed.
+
+    :param directory: an empty directory of a file system with reflinks. Source: ioctl_ficlone(2).
+    """
+    place = open_(directory, os.O_PATH | os.O_DIRECTORY)
+    with open(os.path.join(directory, "origin"), "wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+    origin = open_("origin", os.O_RDONLY, dir_fd=place)
+
+    def cycle(fd: int = place.fileno(), origin: Descriptor = origin, _held: object = place) -> None:
+        clone = os.open("clone", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        _ok(_ioctl(clone, _FICLONE, origin.fileno()))
+        _close(clone)
+        _ok(_unlinkat(fd, b"clone", 0))
+
+    return cycle
+
+
+_FICLONE = 0x40049409
+"""Source: linux/fs.h."""
+
+
 def thin_prepare(pool: str, origin: int) -> Callable[[], float]:
     """Return the two messages by which a thin snapshot is made, create_snap and set_transaction_id.
 

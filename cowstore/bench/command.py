@@ -190,11 +190,23 @@ def _measured(arguments: argparse.Namespace) -> Run:
     try:
         with scratch(arguments.scratch, room) as place, preferred(alone=suite == "quick") as first:
             run.machine = {**machine.facts(place.path), "preferred": first}
+            if first:
+                run.method.append(PREFERRED[suite == "quick"])
             _SUITES[suite](run, place, say, arguments)
     finally:
         say("")
+    if not run.series:
+        raise CowstoreError("nothing could be measured: " + "; ".join(f"{k}: {v}" for k, v in run.absent.items()))
     run.seconds = time.monotonic() - started
     return run
+
+
+PREFERRED = {
+    False: "The run and its children went before other programs (nice value -20).",
+    True: "The run and its children went before other programs, in the class for real time (SCHED_RR) where there is "
+    "one: what needs several processes at once may take another time for users, who have neither.",
+}
+"""What a report says of a run that was preferred, by whether only one thing at a time was measured."""
 
 
 def _room(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ measured in passes counts once for each: within one, repeats share the same mome
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
 
 from cowstore.bench.results import FLOOR, MORE
 from cowstore.bench.timing import median, quartiles, stretches
@@ -127,7 +129,8 @@ def rank_sum_p(first: Sequence[float], second: Sequence[float]) -> float:
     n, m = len(first), len(second)
     if not n or not m:
         return 1.0
-    u = sum((a > b) + 0.5 * (a == b) for a in first for b in second)
+    ordered = sorted(second)
+    u = sum((bisect_left(ordered, a) + bisect_right(ordered, a)) / 2 for a in first)
     both = [*first, *second]
     if len(set(both)) == n + m and n * m <= 400:
         return _exact(n, m, min(u, n * m - u))
@@ -152,7 +155,7 @@ def _exact(n: int, m: int, u: float) -> float:
 
 def _normal(both: Sequence[float], n: int, m: int, u: float) -> float:
     total = n + m
-    ties = sum(count**3 - count for count in (both.count(value) for value in set(both)))
+    ties = sum(count**3 - count for count in Counter(both).values())
     variance = n * m / 12 * (total + 1 - ties / (total * (total - 1))) if total > 1 else 0.0
     if variance <= 0:
         return 1.0

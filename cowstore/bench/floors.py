@@ -1,4 +1,4 @@
-"""The floors of a run: what the primitives cost on a plain file system of the same kind, in bare calls."""
+"""The floors of a run: what the primitives cost in bare calls, on file systems of the same kind, in the same run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cowstore.bench.grounds import Ground
     from cowstore.bench.results import Run
     from cowstore.bench.scratch import Scratch
     from cowstore.bench.workloads import Plan
@@ -33,16 +34,39 @@ def measure(run: Run, scratch: Scratch, plan: Plan) -> None:
         steps["overlay mounted and unmounted, with its directories"] = bare.overlay_cycle(
             ground.directory("bare"), ground.directory("lower")
         )
-        try:
-            point = scratch.file_system("btrfs", 256 << 20, "floor")
-        except (CowstoreError, OSError):
-            pass
-        else:
-            steps["Btrfs snapshot made and destroyed"] = bare.btrfs_cycle(point)
+        for kind, name, cycle in (
+            ("btrfs", "Btrfs snapshot made and destroyed", bare.btrfs_cycle),
+            ("xfs", "1 MiB file cloned on XFS, and removed", bare.clone_cycle),
+        ):
+            try:
+                steps[name] = cycle(scratch.file_system(kind, 512 << 20, "floor"))
+            except (CowstoreError, OSError) as error:
+                run.absent[f"floor: {name}"] = " ".join(str(error).split())
     for name, values in interleave(steps, _ROUNDS, seed=plan.seed, warm_up=3).items():
         run.add("floor", FLOOR, name, values)
     for name, values in interleave(_tree(ground, plan), 3, seed=plan.seed).items():
         run.add("floor", FLOOR, name, values, files=plan.tree_files)
+
+
+def of_driver(run: Run, ground: Ground, plan: Plan) -> None:
+    """Add the floors that only a driver's own ground has: device-mapper's messages in its pool, a mount of AUFS."""
+    if ground.subject not in {"devicemapper", "aufs"}:
+        return
+    base = ground.empty()
+    if ground.subject == "devicemapper":
+        pool = ground.store._core.driver._pool.name  # type: ignore[attr-defined]  # noqa: SLF001  # to be measured bare
+        name = "thin snapshot made: create_snap and set_transaction_id"
+        step = bare.thin_prepare(pool, ground.store.stat(base).id)
+    else:
+        key = ground.key("floor")
+        ground.store.prepare(key, base)
+        name, point = "mount(2) of two branches", os.path.join(ground.path, "point")
+        os.mkdir(point)
+        step = bare.mount_steps(ground.store.mounts(key), point)
+        # Only one may have it writable, and those who asked for its mounts count.
+        ground.store.release(key)
+    for values in interleave({name: step}, _ROUNDS, seed=plan.seed, warm_up=3).values():
+        run.add("floor", FLOOR, name, values)
 
 
 def _sync(directory: str) -> Callable[[], None]:

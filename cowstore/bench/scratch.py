@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 
 from cowstore.errors import CowstoreError, OutOfSpace
@@ -166,26 +167,31 @@ def _usual_place() -> str:
 
 
 def _close(made: Scratch) -> None:
-    """Remove a scratch directory, undisturbed by a second Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Remove a scratch directory, undisturbed by a second Ctrl-C or a request to end."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDINGS}
     try:
         made.close()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does."""
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sweep(where: str) -> None:
@@ -197,6 +203,10 @@ def _sweep(where: str) -> None:
         try:
             lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
+            # Killed before it had a lock, it has nothing else either; one that is just being made is not ours to judge.
+            if time.time() - os.lstat(path).st_mtime > _MAKING_SECONDS:
+                with suppress(OSError):
+                    os.rmdir(path)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,9 +214,32 @@ def _sweep(where: str) -> None:
             continue
         else:
             print(f"bench: removing {path}, which a run that was killed has left", file=sys.stderr)
+            _destroy_stores(path)
             Scratch(path).close()
         finally:
             os.close(lock)
+
+
+_MAKING_SECONDS = 60.0
+
+
+def _destroy_stores(path: str) -> None:
+    """Destroy the stores that still hold something of the machine: a pool's devices outlive their files' names."""
+    import cowstore
+
+    for directory, names, files in os.walk(path):
+        if "catalog.db" in files:
+            names.clear()
+            try:
+                cowstore.open(directory).destroy()
+            except (CowstoreError, OSError) as error:
+                print(f"bench: {directory} is left as it is: {' '.join(str(error).split())}", file=sys.stderr)
+        elif directory.count(os.sep) - path.count(os.sep) >= _STORE_DEPTH:
+            names.clear()
+
+
+_STORE_DEPTH = 3
+"""Directories between a scratch directory and a store in it."""
 
 
 def _unmount_below(path: str) -> None:

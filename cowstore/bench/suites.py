@@ -11,6 +11,7 @@ from cowstore.bench.grounds import SUBJECTS, ground
 from cowstore.bench.results import LESS, MORE, Series
 from cowstore.bench.timing import Stopwatch, median, paired_ratio, undisturbed
 from cowstore.bench.words import figure
+from cowstore.bench.work_files import CACHED, SHARE
 from cowstore.bench.workloads import Plan, load_all
 from cowstore.errors import CowstoreError
 
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 GROUND_BYTES = {False: 3 << 30, True: 12 << 30}
 """Size of each driver's file system; the file below it is sparse."""
 
-_COUNTED = {
-    "bytes taken per byte changed": LESS,
-    "share of the second reader's file that is cached already": MORE,
-}
-"""Phases that are no times, and which way is better."""
+_COUNTED = {"bytes taken per byte changed": ("1", LESS), SHARE: ("1", MORE), CACHED: ("B", LESS)}
+"""Phases that are no times, their unit, and which way is better."""
 
 _ACCOUNTS = "/proc/self/io"
 _POPULATIONS = (10, 30, 100, 300, 1000, 3000, 10000)
@@ -65,12 +63,13 @@ def drivers(
         for name in works:
             say(name)
             _workload(run, grounds, name, plan, rounds)
-        if not works or len(works) == len(known):
-            say("floors")
-            try:
-                floors.measure(run, scratch, plan)
-            except (CowstoreError, OSError) as error:
-                run.absent["floors"] = " ".join(str(error).split())
+        say("floors")
+        try:
+            floors.measure(run, scratch, plan)
+            for one in grounds:
+                floors.of_driver(run, one, plan)
+        except (CowstoreError, OSError) as error:
+            run.absent["floors"] = " ".join(str(error).split())
     run.method += [f"{name}: {known[name].sync}." for name in works]
     run.method.append(
         f"Every workload ran {rounds} times after one that does not count, the drivers in a new order each time, each "
@@ -126,7 +125,7 @@ def record(run: Run, workload: str, subject: str, watch: Stopwatch, *, floor: st
         for pair in given.split(";") if given else ():
             key, _, value = pair.partition("=")
             parameters[key] = int(value) if value.isdigit() else value
-        unit, better = ("1", _COUNTED[name]) if name in _COUNTED else ("s", LESS)
+        unit, better = _COUNTED.get(name, ("s", LESS))
         run.series.append(
             Series(
                 workload=workload,

@@ -29,13 +29,14 @@ WORKS: tuple[tuple[str, tuple[Part, ...]], ...] = (
     ("databases: random writes, each synced", (("overwrite", "write and fsync"),)),
     ("many small files", (("small-files", "make"), ("small-files", "remove"))),
     ("installing packages", (("package-install", "install"),)),
-    ("checking out and building", (("checkout-build", "checkout"), ("checkout-build", "build"))),
+    ("checking out and building", (("git-checkout", "checkout"), ("build", "make"))),
     ("telling a few changes in a large tree", (("changes", "list", 10),)),
     ("telling many changes", (("changes", "list"),)),
     ("layers out and in", (("changes", "export"), ("changes", "apply"))),
     ("reading the whole tree, at first", (("walk", "read all, first time in this child"),)),
     ("reading it again", (("walk", "read all, warm"),)),
-    ("many containers at once", (("parallel", "all"),)),
+    ("many snapshots at once", (("parallel", "all"),)),
+    ("many containers at once", (("containers", "true"),)),
     ("little space for each change", (("space", "bytes taken per byte changed"),)),
 )
 
@@ -118,7 +119,7 @@ def _times(factor: float) -> str:
 
 
 def _shared_cache(run: Run) -> list[tuple[str, str]]:
-    shares = {one.subject: median(one.values) for one in run.of("page-cache")}
+    shares = {one.subject: median(one.values) for one in run.of("page-cache") if one.unit == "1"}
     if not shares:
         return []
     yes = [name for name, share in shares.items() if share > 0.9]

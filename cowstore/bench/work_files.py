@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import os
 import random
 import shutil
+from contextlib import ExitStack
 
 from cowstore.bench import machine
 from cowstore.bench.synthetic import Recipe
@@ -80,6 +82,11 @@ def space(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
         flush(root)
     flush(ground.path)
     watch.add("bytes taken per byte changed", max(0, _used(ground.path) - before) / (50 * 4096))
+    with ground.store.mounted(key) as root:
+        for number in range(50):
+            was = random.Random(number).randbytes(1 << 18)  # noqa: S311  # the same for every driver
+            now = was[: 1 << 17] + b"z" * 4096 + was[(1 << 17) + 4096 :]
+            check((root / f"file-{number}").read_bytes() == now, "what was changed, and what was not")
     ground.store.remove(key)
     del plan
 
@@ -196,7 +203,7 @@ def overwrite(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
 
 @workload(
     "page-cache",
-    "a file of 16 MiB read in one child, then looked for in the cache through another",
+    "a file of 16 MiB read in several children one after another: how much of it the cache has for each already",
     "nothing is written",
 )
 def page_cache(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
@@ -205,19 +212,27 @@ def page_cache(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
             file.writelines(os.urandom(_MIB) for _ in range(16))
 
     base = ground.base("library", fill)
-    first, second = ground.key("reader"), ground.key("reader")
-    for key in (first, second):
+    keys = [ground.key("reader") for _ in range(plan.readers)]
+    for key in keys:
         ground.store.prepare(key, base)
-    with ground.store.mounted(first) as one, ground.store.mounted(second) as other:
-        for root in (one, other):
-            _forget(str(root / "library"))
-        with open(one / "library", "rb", buffering=0) as file:
-            while file.read(_MIB):
-                pass
-        watch.add("share of the second reader's file that is cached already", _resident(str(other / "library")))
-    for key in (first, second):
+    with ExitStack() as stack:
+        files = [str(stack.enter_context(ground.store.mounted(key)) / "library") for key in keys]
+        for path in files:
+            _forget(path)
+        shares, contents = [], set()
+        for path in files:
+            shares.append(_resident(path))
+            with open(path, "rb", buffering=0) as file:
+                contents.add(hashlib.file_digest(file, "sha256").digest())
+        check(len(contents) == 1, "every child reads the same")
+        watch.add(f"{SHARE}|readers={plan.readers}", sum(shares[1:]) / (len(files) - 1))
+        watch.add(f"{CACHED}|readers={plan.readers}", _MIB * 16 * sum(1 - share for share in shares))
+    for key in keys:
         ground.store.remove(key)
-    del plan
+
+
+SHARE = "share of a later reader's file that is cached already"
+CACHED = "memory that the readers' caches take together"
 
 
 def _forget(path: str) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 
 from cowstore.bench.synthetic import Recipe, edit
-from cowstore.bench.workloads import Plan, check, flush, workload
+from cowstore.bench.workloads import Plan, check, check_gone, flush, workload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def changes(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
             store.commit(f"{key}-done", key)
         with watch.phase(f"remove|{where}"):
             store.remove(f"{key}-done", wait=True)
+        check_gone(store, f"{key}-done")
 
 
 @workload(
@@ -71,5 +72,8 @@ def import_(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
     key = ground.key("imported")
     with watch.phase(f"import|files={plan.tree_files}"):
         ground.store.import_tar(archive, name=key)
+    files = sum("/file-" in change.path for change in ground.store.changes(key))
+    check(files >= plan.tree_files, f"{files} files imported")
     with watch.phase(f"remove|files={plan.tree_files}"):
         ground.store.remove(key, wait=True)
+    check_gone(ground.store, key)

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 
-from cowstore.bench.workloads import Plan, check, flush, fsynced, workload
+from cowstore.bench.workloads import Plan, check, check_gone, flush, fsynced, workload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def containerd_layers(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
     for key in reversed(made):
         with watch.phase("remove"):
             store.remove(key)
+    check_gone(store, *made)
 
 
 def _operate(root: str, turn: int, name: str, present: list[str], block: bytes, chance: random.Random) -> None:
@@ -81,6 +82,7 @@ def life(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
                 mounted.__exit__(None, None, None)
         with watch.phase("remove"):
             store.remove(key)
+        check_gone(store, key)
 
 
 @workload("depth", "a snapshot over a chain of layers of one small file each", "unsynced but for what the store syncs")
@@ -181,8 +183,10 @@ def durable(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
                 (root / f"file-{number}").write_bytes(os.urandom(1 << 16))
         with watch.phase(f"commit, {word}"):
             store.commit(f"{key}-done", key)
+        check(sum(change.kind == "added" for change in store.changes(f"{key}-done")) == 16, "16 files committed")
         with watch.phase(f"remove, {word}"):
             store.remove(f"{key}-done")
+        check_gone(store, f"{key}-done")
     del plan
 
 
@@ -196,5 +200,6 @@ def fsync(ground: Ground, watch: Stopwatch, plan: Plan) -> None:
             for number in range(10):
                 with watch.phase(f"write and fsync, {word}"):
                     fsynced(str(root / f"file-{number}"), b"x" * 4096, create=True)
+            check(all((root / f"file-{one}").read_bytes() == b"x" * 4096 for one in range(10)), "what was written")
         ground.store.remove(key)
     del plan

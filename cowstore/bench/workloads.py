@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cowstore.bench.grounds import Ground
     from cowstore.bench.timing import Stopwatch
+    from cowstore.store import Store
 
     Work = Callable[[Ground, Stopwatch, "Plan"], None]
 
@@ -26,6 +27,7 @@ class Plan:
     :ivar seed: of everything random. :ivar tree_files: files of the tree that is worked on.
     :ivar base_files: files of the smaller of two trees whose changes are told; the other has ten times as many.
     :ivar big_bytes: size of the large file. :ivar depths: layers below. :ivar parallel: how many at once.
+    :ivar readers: children that read one file.
     :ivar cold: the caches may be emptied between.
     """
 
@@ -38,6 +40,7 @@ class Plan:
         self.big_bytes = (1 << 30) if full else (96 << 20)
         self.depths: tuple[int, ...] = (1, 10, 100, 500) if full else (1, 10, 100)
         self.parallel: tuple[int, ...] = (1, 4, 16, 64) if full else (1, 8)
+        self.readers = 16 if full else 4
         self.storm_files = 4000 if full else 800
         self.overwrites = 200 if full else 60
 
@@ -82,6 +85,11 @@ def check(condition: object, what: str) -> None:
     """
     if not condition:
         raise CowstoreError(f"a workload did not do its work: {what}")
+
+
+def check_gone(store: Store, *keys: str) -> None:
+    """Make sure that a removal did what it was timed for."""
+    check(not {found.key for found in store.walk()} & set(keys), f"{', '.join(keys)} removed")
 
 
 def flush(root: str | os.PathLike[str]) -> None:
