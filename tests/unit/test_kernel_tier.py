@@ -45,6 +45,8 @@ def test_several_runs_are_added(tmp_path: Path) -> None:
         ({"copy": {"passed": 1}}, {"copy": guest.TIMED_OUT}, [], tier.FAILED),
         ({}, {"copy": guest.LAUNCHER_FAILED}, [], tier.FAILED),
         ({}, {"aufs": guest.LAUNCHER_FAILED}, ["aufs"], tier.NOT_PROVEN),
+        ({}, {"devicemapper": guest.LAUNCHER_FAILED}, ["devicemapper"], tier.FAILED),
+        ({}, {"devicemapper": tier.NOT_PROVEN}, ["devicemapper"], tier.NOT_PROVEN),
         ({}, {"aufs": guest.GUEST_DIED}, ["aufs"], tier.FAILED),
         ({}, {"aufs": guest.TIMED_OUT}, ["aufs"], tier.FAILED),
     ],
