@@ -87,6 +87,7 @@ class Overlay(SizedDriver):
         super().__init__(directory, options, volatile=volatile, read_only=read_only)
         self._raw = os.fsencode(directory) + b"/"
         self._stated: tuple[tuple[bytes, bytes], ...] | None = None
+        self._no_image = -1
         try:
             if not read_only:
                 self._prepare_directory()
@@ -140,7 +141,9 @@ class Overlay(SizedDriver):
         _faults.point("overlay.create.fs")
         if parent is None:
             os.chmod(f"{where}/fs", 0o755, dir_fd=self._fd)  # the umask may have taken from it
-        elif not self.is_image(str(parent)):
+        # What is sealed stays what it is, and children often have the same parent.
+        elif parent == self._no_image or not self.is_image(str(parent)):
+            self._no_image = parent
             self._inherit(f"{where}/fs", f"{parent}/fs")
         else:
             with ExitStack() as stack:
@@ -169,6 +172,15 @@ class Overlay(SizedDriver):
         # Last, since the others alter it.
         os.utime(own, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=fd)
 
+    def remove(self, id: int) -> None:
+        """Remove the directories of *id*; what is in the making is seldom there."""
+        if self._images is not None:
+            self._images.release(id)
+        self.remove_directory(str(id))
+        _faults.point("overlay.remove.removed")
+        if self.has(new := f"new-{id}"):
+            self.remove_directory(new)
+
     def remove_directory(self, name: str) -> None:
         """Remove one id's directory; without reading any, where there is nothing in the layer."""
         fd = self._fd
@@ -195,13 +207,21 @@ class Overlay(SizedDriver):
 
     def _remove_work(self, name: str) -> bool:
         """Remove the scratch directory as an overlay leaves it; False where it was used as a volatile one."""
-        for part in ("work/work", "work"):
-            try:
+        try:
+            os.rmdir(f"{name}/work", dir_fd=self._fd)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return self._remove_used_work(name)
+        return True
+
+    def _remove_used_work(self, name: str) -> bool:
+        """Remove what an overlay made in the scratch directory, which is empty, and it."""
+        try:
+            for part in ("work/work", "work"):
                 os.rmdir(f"{name}/{part}", dir_fd=self._fd)
-            except FileNotFoundError:
-                pass
-            except OSError:
-                return False
+        except OSError:
+            return False
         return True
 
     def adopt(self, id: int, path: str) -> None:
