@@ -11,8 +11,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore.drivers.btrfs.quota import Quota
 
-# The kernel keeps up to 512 MiB of metadata room back for itself; a quarter of that is what a verb may need.
+# So much metadata room a verb may ask for at once; the kernel asks for the worst case.
 _METADATA_BYTES = 16 << 20
+# With less than this it is metadata that is missing, whatever else is.
+_METADATA_LEAST_BYTES = 8 << 20
+# Less data room than this is none.
+_DATA_BYTES = 1 << 20
+# ``BTRFS_SPACE_INFO_GLOBAL_RSV``: metadata room that the kernel keeps back for itself, up to 512 MiB.
+_GLOBAL_RESERVE = 1 << 49
 
 
 class Rooms:
@@ -25,7 +31,7 @@ class Rooms:
         self.data_total = self.data_used = self.metadata_total = self.metadata_used = 0
         self.reserve = 0
         for info in btrfs.space_info(fd):
-            if info.flags & ~_KNOWN:
+            if int(info.flags) & _GLOBAL_RESERVE:
                 self.reserve = info.total_bytes
                 continue
             if info.flags & btrfs.BlockGroupFlag.DATA:
@@ -48,10 +54,10 @@ class Rooms:
     def full(self) -> str:
         """Tell which room it was that ran out: ``"metadata"`` or ``"data"``."""
         left = self.metadata_total - self.metadata_used - self.reserve
-        return "metadata" if left < _METADATA_BYTES and self.unallocated < _METADATA_BYTES else "data"
-
-
-_KNOWN = btrfs.BlockGroupFlag(0x7FF)
+        if left >= _METADATA_BYTES or self.unallocated >= _METADATA_BYTES:
+            return "data"
+        data_left = self.data_total - self.data_used
+        return "metadata" if left < _METADATA_LEAST_BYTES or data_left >= _DATA_BYTES else "data"
 
 
 def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int | None = None) -> CowstoreError | None:
@@ -63,8 +69,13 @@ def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int |
     if error.errno == errno.EDQUOT:
         used = quota.used(subvol_id) if subvol_id is not None else None
         limit = quota.limit_of(subvol_id) if subvol_id is not None else None
+        reached = (
+            f"the limit of its quota group is reached ({limit} bytes); raise it with set_size"
+            if limit is not None
+            else "the limit of a quota group is reached that is not of this store's making; see `btrfs qgroup show`"
+        )
         return OutOfSpace(
-            f"cannot {what}: the limit of its quota group is reached ({limit or 0} bytes); raise it with set_size",
+            f"cannot {what}: {reached}",
             what="quota",
             used=used[0] if used else 0,
             total=limit or 0,

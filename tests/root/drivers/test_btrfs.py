@@ -18,14 +18,14 @@ from cowstore import _faults, _programs, mounting
 from cowstore._linux import btrfs, loop, mount
 from cowstore._linux.fd import open_
 from cowstore.drivers.btrfs import Btrfs, questions
-from cowstore.drivers.btrfs.quota import PENDING
-from cowstore.errors import DriverUnavailable, OutOfSpace, StoreMismatch, Unsupported
+from cowstore.errors import DriverUnavailable, OutOfSpace, StoreMismatch
 from cowstore.results import FindingKind
 from tests.root.btrfs_ground import btrfs_at, directory
 from tests.root.drivers.btrfs_fixtures import driver, elsewhere, make, on_btrfs, tree
 from tests.tiers import need_program
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["driver", "elsewhere", "on_btrfs"]
@@ -315,100 +315,6 @@ def test_links_in_two_subvolumes_are_not_mixed_up(driver: Btrfs) -> None:
         assert os.stat(f"{root}/x").st_ino != os.stat(f"{root}/other/x").st_ino
 
 
-# Quota.
-
-
-def test_a_size_is_enforced_and_can_be_changed(driver: Btrfs) -> None:
-    make(driver, 1, None, {"a": b"x" * 100_000})
-    driver.create(2, 1, 8 << 20)
-    with tree(driver, 2) as root:
-        with pytest.raises(OSError) as caught:
-            fill(f"{root}/big", 16 << 20)
-        assert caught.value.errno == errno.EDQUOT
-        driver.resize(2, 64 << 20)
-        fill(f"{root}/big", 16 << 20)
-
-
-def test_a_limit_of_the_parent_is_not_the_childs(driver: Btrfs) -> None:
-    driver.create(1, None, 8 << 20)
-    driver.seal(1)
-    driver.create(2, 1, None)
-    with tree(driver, 2) as root:
-        fill(f"{root}/big", 16 << 20)
-
-
-def test_quota_groups_do_not_pile_up(driver: Btrfs) -> None:
-    """BT-03."""
-    make(driver, 1, None, {"a": b"x"})
-    driver.create(2, 1, 8 << 20)
-    driver.remove(2)
-    driver.drain()
-    before = driver._quota.groups()
-    for id in range(3, 53):
-        driver.create(id, 1, 8 << 20 if id % 2 else None)
-    for id in range(3, 53):
-        driver.remove(id)
-    driver.drain()
-    assert driver._quota.groups() == before
-    assert not driver._ground.names().count(PENDING) or os.listdir(f"/proc/self/fd/{home(driver)}/{PENDING}") == []
-
-
-def test_a_group_that_cannot_go_yet_goes_later(driver: Btrfs) -> None:
-    """BT-03: a group of a subvolume that is not cleaned is tried again."""
-    driver.create(1, None, 8 << 20)
-    with directory(f"/proc/self/fd/{home(driver)}/1") as fd:
-        number = btrfs.ino_lookup(fd)[0]
-    # As if it were deleted and not cleaned.
-    driver._quota.forget([number])
-    assert os.listdir(f"/proc/self/fd/{home(driver)}/{PENDING}") == [str(number)]
-    assert driver._quota.retry() == 1
-    driver.remove(1)
-    driver.drain()
-    assert driver._quota.retry() == 0
-    assert number not in driver._quota.groups()
-
-
-def test_the_usage_of_a_limited_snapshot_is_its_groups(driver: Btrfs) -> None:
-    make(driver, 1, None, {"a": b"x" * 500_000})
-    driver.create(2, 1, 64 << 20)
-    with tree(driver, 2) as root:
-        fill(f"{root}/b", 1 << 20)
-    assert 1 << 20 <= driver.usage(2).size_bytes <= (1 << 20) + (256 << 10)
-
-
-@pytest.mark.parametrize("admin", [False, True])
-def test_the_administrators_quota_is_left_alone(on_btrfs: Path, admin: bool) -> None:
-    """BT-04: neither turned on without being told to, nor off."""
-    with directory(on_btrfs) as fd:
-        if admin:
-            btrfs.quota_ctl(fd, btrfs.QuotaCommand.ENABLE)
-            btrfs.quota_rescan_wait(fd)
-        made = Btrfs(str(on_btrfs), Btrfs.Options())
-        assert made.capabilities.size_limits is admin
-        if admin:
-            made.create(1, None, 8 << 20)
-        else:
-            with pytest.raises(Unsupported, match="quota=yes"):
-                made.create(1, None, 8 << 20)
-            assert made.held() == []
-            made.create(1, None, None)
-        assert made._quota.kind() == ("on" if admin else "off")
-        made.remove(1)
-        made.drain()
-        assert made._quota.kind() == ("on" if admin else "off")
-        made.destroy()
-        if admin:
-            btrfs.quota_ctl(fd, btrfs.QuotaCommand.DISABLE)
-
-
-def test_quota_can_be_forbidden(elsewhere: Path) -> None:
-    made = Btrfs(str(elsewhere), Btrfs.Options(pool_size_bytes=1 << 30, quota=False))
-    with pytest.raises(Unsupported):
-        made.create(1, None, 8 << 20)
-    assert made.held() == []
-    made.destroy()
-
-
 # Grounds, and machines that lack something.
 
 
@@ -505,11 +411,60 @@ def test_full_data_and_full_metadata_are_told_apart(tmp_path: Path) -> None:
         made.destroy()
 
 
-def made_error(driver: Btrfs, cause: OSError) -> OutOfSpace:
+def made_error(driver: Btrfs, cause: Exception) -> OutOfSpace:
     """Return what the driver makes of an error."""
     with pytest.raises(OutOfSpace) as caught, driver._doing("do something"):
         raise cause
     return caught.value
+
+
+def test_full_metadata_is_told_from_full_data(elsewhere: Path) -> None:
+    """A pool of 256 MiB, whose data room is taken by one file and whose metadata room by small ones, kept inline."""
+    made = Btrfs(str(elsewhere), Btrfs.Options(pool_size_bytes=256 << 20, pool_limit_bytes=256 << 20))
+    make(made, 1, None, {"a": b"x"})
+    made.create(2, 1, None)
+    with tree(made, 2) as root, directory(root) as fd:
+        with open_("large", os.O_WRONLY | os.O_CREAT, dir_fd=fd) as file:
+            data = until_full(lambda number: os.posix_fallocate(file.fileno(), number << 20, 1 << 20))
+        assert made_error(made, data).what == "data"
+        for number in range(1300):
+            # Most of the way in large steps: an attribute of this size fills a leaf.
+            with open_(f"x{number}", os.O_WRONLY | os.O_CREAT, dir_fd=fd) as file:
+                os.setxattr(file.fileno(), "user.x", bytes(15_000))
+
+        def small(number: int) -> None:
+            with open_(f"i{number}", os.O_WRONLY | os.O_CREAT, dir_fd=fd) as file:
+                os.write(file.fileno(), bytes(2000))
+
+        assert made_error(made, until_full(small)).what == "metadata"
+    # A verb is refused by the kernel in the end, and names the room.
+    refused = until_full(lambda number: made.create(10 + number, None, None))
+    assert isinstance(refused, OutOfSpace)
+    assert "the metadata room of the Btrfs is full" in str(refused)
+    assert isinstance(refused.__cause__, OSError)
+    assert refused.__cause__.errno == errno.ENOSPC
+    assert refused.what == "metadata"
+    assert 0 < refused.used < refused.total
+    # Removal works in the full pool, and gives the room back.
+    for id in sorted(made.held(), reverse=True):
+        made.remove(id)
+    made.drain()
+    made.create(3, None, None)
+    made.remove(3)
+    made.destroy()
+
+
+def until_full(do: Callable[[int], None]) -> OSError | OutOfSpace:
+    """Do something again and again until it is refused for want of room; return the error."""
+    for number in range(100_000):
+        try:
+            do(number)
+        except OutOfSpace as error:
+            return error
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            return error
+    raise AssertionError("nothing is ever full")
 
 
 def test_full_metadata_is_named(driver: Btrfs, monkeypatch: pytest.MonkeyPatch) -> None:
