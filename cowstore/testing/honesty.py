@@ -257,6 +257,37 @@ def kernel_changes(ground: Ground) -> None:
     assert min(times) < walked * 2 + 0.02, f"changes took {min(times):.4f} s, looking at every file {walked:.4f} s"
 
 
+@case("BE-03")
+def untouched_contents(ground: Ground) -> None:
+    """Where the kernel tells the changes, what nobody touched is not read: by its count of the bytes that were."""
+    if not ground.store.status().capabilities.kernel_changes:
+        raise NotApplicable("the driver compares two trees")
+    if not os.path.exists(_ACCOUNTS):
+        raise NotApplicable("this kernel does not count what a process reads")
+    files, size = 40, 1 << 18
+    source = ground.scratch("source")
+    tree = Editor(source)
+    for number in range(files):
+        tree.write(f"file-{number}", os.urandom(size // 2).hex())
+    ground.store.import_directory(source, name="base")
+    ground.store.prepare("active", "base")
+    with ground.mounted("active") as root:
+        Editor(root, round_=1).write("file-7", "changed")
+    ground.changes("active")  # what is imported, or looked at only once, does not count
+    before = _bytes_read()
+    equal(ground.changes("active"), [("modified", "file-7")], "changes")
+    taken = _bytes_read() - before
+    assert taken < files * size // 4, f"{taken} bytes were read where {files * size} were left alone"
+
+
+_ACCOUNTS = "/proc/self/io"
+
+
+def _bytes_read() -> int:
+    with open(_ACCOUNTS, "rb") as file:
+        return int(next(line for line in file if line.startswith(b"rchar:")).split()[1])
+
+
 @case("beyond (11): shared_writing", privileged=True)
 def shared_writing(ground: Ground) -> None:
     """Two callers who mount one active snapshot themselves see one tree, exactly if the driver claims it; else Busy."""

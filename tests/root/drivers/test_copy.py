@@ -147,6 +147,7 @@ def test_killed_between_any_two_steps(driver: Copy, monkeypatch: pytest.MonkeyPa
 
 
 def test_only_what_was_touched_is_read(driver: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BE-03 (moby#10161): one walk, and no content of what was not touched since the copy."""
     driver.create(1, None, None)
     for number in range(50):
         (tree(driver, 1) / f"f{number}").write_text("same")
