@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 from cowstore._linux._call import bind, number_of, oserror
 
@@ -19,6 +20,9 @@ ATTR_WH = 1 << 12
 
 _SIZE = 4096
 _PERM_OFFSET, _PATH_OFFSET = 4, 8
+
+_spare: list[bytearray] = []
+"""The table of the last call, for the next; whoever is using one has taken it out."""
 
 _ioctl = bind("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
@@ -46,7 +50,18 @@ def brinfo(fd: Fd) -> list[tuple[bytes, int]]:
     count = _ioctl(number_of(fd), CTL_BRINFO, None)
     if count < 0:
         raise oserror("ioctl(2) AUFS_CTL_BRINFO")
-    table = (aufs_brinfo * count)()
-    if _ioctl(number_of(fd), CTL_BRINFO, ctypes.byref(table)) < 0:
+    size = count * _SIZE
+    # A page for each branch: as long as a mount takes, if the kernel has to find them anew each time.
+    table = _spare.pop() if _spare else bytearray(size)
+    if len(table) < size:
+        table = bytearray(size)
+    if _ioctl(number_of(fd), CTL_BRINFO, (ctypes.c_char * size).from_buffer(table)) < 0:
         raise oserror("ioctl(2) AUFS_CTL_BRINFO")
-    return [(branch.path, branch.perm) for branch in table]
+    found = []
+    for start in range(0, size, _SIZE):
+        path = start + _PATH_OFFSET
+        perm = int.from_bytes(table[start + _PERM_OFFSET : path], sys.byteorder)
+        found.append((bytes(table[path : table.index(0, path)]), perm))
+    if not _spare:
+        _spare.append(table)
+    return found

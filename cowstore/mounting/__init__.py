@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import contextmanager
 
 from cowstore._linux.fd import Descriptor, open_
 from cowstore._linux.mount import (
@@ -36,7 +37,7 @@ from cowstore.model import STACKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cowstore.model import Mount
 
@@ -47,9 +48,6 @@ _VALUE_MAX = 255
 
 _LAYERS = frozenset((b"lowerdir+", b"datadir+", b"upperdir", b"workdir"))
 """Overlay's options whose value is a directory."""
-
-_BRANCHES = frozenset((b"br", b"append"))
-"""AUFS' options whose value is a directory and a permission."""
 
 _AWKWARD = b"\\:,"
 """Bytes that one kernel or another takes for an escape or a separator in the path of a layer."""
@@ -122,7 +120,20 @@ def attach(mounts: Iterable[Mount], target: str | bytes) -> None:
 
     :raises OSError: as :func:`detached` and move_mount(2); nothing is mounted then.
     """
-    with detached(mounts) as tree:
+    steps = tuple(mounts)
+    if steps and all(step.type == "aufs" for step in steps):
+        from cowstore.mounting import aufs
+
+        held: list[Descriptor] = []
+        try:
+            calls = aufs.calls_of(steps, held)
+            if calls is not None:
+                with _padded(target):
+                    aufs.mount_at(steps, calls, target)
+                return
+        finally:
+            close_all(held)
+    with detached(steps) as tree:
         place(tree, target)
 
 
@@ -136,9 +147,16 @@ def copy_of(mounted: str | bytes) -> Descriptor:
 
 def place(tree: Descriptor, target: str | bytes) -> None:
     """Mount a detached tree at the directory *target*, as :func:`attach` does."""
+    with _padded(target):
+        move_mount(tree, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
+
+
+@contextmanager
+def _padded(target: str | bytes) -> Iterator[None]:
+    """See to it that what the block mounts at *target* is seen by no other mount namespace."""
     padded = _is_shared(target) and _pad(target)
     try:
-        move_mount(tree, b"", None, target, MoveMountFlag.F_EMPTY_PATH)
+        yield
     except BaseException:
         if padded:
             umount2(target, UmountFlag.NOFOLLOW)
@@ -215,13 +233,13 @@ def _new(step: Mount, trees: Sequence[Descriptor]) -> Descriptor:
         with fsopen(step.type) as fs:
             if step.source:
                 fsconfig_set_string(fs, b"source", step.source)
-            for name, value in step.options:
+            for name, value in _options(step, held):
                 if not value:
                     fsconfig_set_flag(fs, name)
                 elif name in _LAYERS:
                     fsconfig_set_string(fs, name, layer(value, trees, held))
                 else:
-                    fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
+                    fsconfig_set_string(fs, name, value)
             fsconfig_create(fs)
             made = fsmount(fs, attributes(step))
     finally:
@@ -256,11 +274,13 @@ def below(value: bytes, trees: Sequence[Descriptor]) -> tuple[Descriptor, bytes]
     return trees[int(step) if step else -1], path
 
 
-def _branch(value: bytes, held: list[Descriptor]) -> bytes:
-    """Return one of AUFS' branches as the kernel can be told it; what must stay open meanwhile goes to *held*."""
+def _options(step: Mount, held: list[Descriptor]) -> Sequence[tuple[bytes, bytes]]:
+    """Return the options of a step, AUFS' branches as it can be told them; see :func:`layer` for *held*."""
+    if step.type != "aufs":
+        return step.options
     from cowstore.mounting import aufs
 
-    return aufs.branch(value, held)
+    return aufs.options_of(step, held)
 
 
 def _reconfigure(step: Mount, tree: Descriptor) -> None:
@@ -268,9 +288,9 @@ def _reconfigure(step: Mount, tree: Descriptor) -> None:
     held: list[Descriptor] = []
     try:
         with fspick(tree, b"", FspickFlag.EMPTY_PATH) as fs:
-            for name, value in step.options:
+            for name, value in _options(step, held):
                 if value:
-                    fsconfig_set_string(fs, name, _branch(value, held) if name in _BRANCHES else value)
+                    fsconfig_set_string(fs, name, value)
                 else:
                     fsconfig_set_flag(fs, name)
             fsconfig_reconfigure(fs)

@@ -8,15 +8,17 @@ Nothing here touches the kernel or a file. The limits are measured (Linux 6.1, a
 * a value of fsconfig(2) has at most 255 bytes;
 * ``:``, ``,`` and ``=`` in a path cannot be escaped, and an empty path ends the list silently.
 
-A branch whose path is awkward or long is opened by whoever mounts, and told as ``/proc/self/fd/N``: so it counts here
-with the length of that, and no path is too long.
+A branch whose path is awkward or long is told by whoever mounts as ``/proc/self/fd/N``, perhaps with a short tail: so
+it counts here with the length of that, and no path is too long.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from cowstore.errors import Unsupported
 from cowstore.model import Mount, MountFlag
-from cowstore.mounting.aufs import BY_DESCRIPTOR, by_descriptor
+from cowstore.mounting.aufs import BY_DESCRIPTOR, by_descriptor, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,22 +39,18 @@ class Branch:
     """A directory and its permission.
 
     :ivar path: absolute. :ivar permission: as AUFS writes it, ``rw`` or ``ro+wh`` perhaps with attributes.
-    :ivar value: both, as an option's value.
+    :ivar value: both, as an option's value. :ivar told_bytes: its length as it is told to the kernel, at most.
     """
 
-    __slots__ = ("path", "permission", "value")
+    __slots__ = ("path", "permission", "told_bytes", "value")
 
     def __init__(self, path: bytes, permission: bytes) -> None:
         self.path = path
         self.permission = permission
         self.value = path + b"=" + permission
-
-    @property
-    def told_bytes(self) -> int:
-        """Length of the value as it is told to the kernel, at most."""
+        self.told_bytes = len(self.value)
         if by_descriptor(self.value):
-            return len(BY_DESCRIPTOR) + _DESCRIPTOR_DIGITS + 1 + len(self.permission)
-        return len(self.value)
+            self.told_bytes = len(BY_DESCRIPTOR) + _DESCRIPTOR_DIGITS + len(split(path)[1]) + 1 + len(permission)
 
 
 def branches_of(paths: Sequence[bytes], *, writable: bool, attributes: bytes = b"") -> list[Branch]:
@@ -96,23 +94,16 @@ def _check(branches: Sequence[Branch], max_branches: int) -> None:
             "use a driver without that limit (overlay, btrfs, devicemapper)",
             feature="max_depth",
         )
-    seen: set[bytes] = set()
     for branch in branches:
-        path = branch.path
-        if path[:1] != b"/" or b"\0" in path:
-            raise ValueError(f"an AUFS branch must be an absolute path, not {path!r}")
-        path = path.rstrip(b"/")
-        if path in seen:
-            raise ValueError(f"{branch.path!r} is an AUFS branch twice")
-        seen.add(path)
-    looked_at: set[bytes] = set()
-    for path in seen - {b""}:
-        above = path.rpartition(b"/")[0]
-        while above not in looked_at:
-            looked_at.add(above)
-            if above in seen:
-                raise ValueError(f"the AUFS branch {path!r} lies in another, {above!r}")
-            above = above.rpartition(b"/")[0]
+        if branch.path[:1] != b"/" or b"\0" in branch.path:
+            raise ValueError(f"an AUFS branch must be an absolute path, not {branch.path!r}")
+    # In order, whatever lies in a directory comes right after it.
+    ordered = sorted([branch.path.rstrip(b"/") + b"/" for branch in branches])
+    for above, path in pairwise(ordered):
+        if path.startswith(above):
+            raise ValueError(
+                f"{path!r} is an AUFS branch twice" if path == above else f"the AUFS branch {path!r} lies in {above!r}"
+            )
 
 
 def _fill(

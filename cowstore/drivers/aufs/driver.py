@@ -59,6 +59,7 @@ class Aufs(DirectoryDriver):
         self._options = options
         self._parents: dict[str, str] = {}
         self._marks = marks.Marks(self._fd)
+        self._xino_directory = ""
         if options.max_branches != builder.MAX_BRANCHES:
             import dataclasses
 
@@ -94,11 +95,16 @@ class Aufs(DirectoryDriver):
         found = [name]
         known = self._parents
         while (above := known.get(name)) is not None:
+            if not above:
+                return found
             found.append(above)
             name = above
         for above in super().chain(name)[1:]:
             known[found[-1]] = above
             found.append(above)
+        if len(found) > 1:
+            # Whatever has children is never made anew.
+            known[found[-1]] = ""
         return found
 
     def create(self, id: int, parent: int | None, size_bytes: int | None) -> None:
@@ -211,10 +217,10 @@ class Aufs(DirectoryDriver):
         dirperm1: what a parent's directory forbids does not matter once a child has opened it. acl: without it an ACL
         cannot be set, not even in the branch itself while it is mounted.
         """
-        directory = self._options.xino_directory
-        if not os.path.isdir(directory):
-            directory = self.directory
-        name = f"{directory}/.cowstore-{os.urandom(8).hex()}.xino"
+        if not self._xino_directory:
+            given = self._options.xino_directory
+            self._xino_directory = given if os.path.isdir(given) else self.directory
+        name = f"{self._xino_directory}/.cowstore-{os.urandom(8).hex()}.xino"
         return ((b"dio", b""), (b"dirperm1", b""), (b"acl", b""), (b"xino", os.fsencode(name)))
 
     def before_unmount(self, id: int, root_fd: int) -> None:

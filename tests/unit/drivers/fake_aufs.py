@@ -144,9 +144,10 @@ class FakeAufs:
             raise OSError(self.refuses, os.strerror(self.refuses))
         assert context.stack is not None
         length = len(b",".join(name + b"=" + value if value else name for name, value in context.options))
-        branches = sum(name in {b"br", b"append"} for name, _value in context.options)
-        self.calls.append((branches, len(context.options), length))
-        if len(context.options) > 84:
+        branches = sum(value.count(b":") + 1 for name, value in context.options if name in {b"br", b"append"})
+        entries = branches + sum(name not in {b"br", b"append"} for name, _value in context.options)
+        self.calls.append((branches, entries, length))
+        if entries > 84:
             raise OSError(errno.E2BIG, "or the kernel crashes")
         if length > 4095:
             raise OSError(errno.EINVAL, "cut off")
@@ -163,9 +164,19 @@ class FakeAufs:
             if not os.path.isdir(os.path.dirname(value)):
                 raise FileNotFoundError(errno.ENOENT, "no directory for the table")
             return
-        if (name == b"br") != (not stack) or name not in {b"br", b"append"}:
+        if name == b"br":
+            # Several may follow each other, but a remount would put them on top.
+            if self._live(stack):
+                raise OSError(errno.EINVAL, "br in a remount")
+            for one in value.split(b":"):
+                self._branch(stack, one)
+        elif name == b"append" and stack:
+            self._branch(stack, value)
+        else:
             raise OSError(errno.EINVAL, "unknown option, or br not first")
-        self._branch(stack, value)
+
+    def _live(self, stack: list[tuple[bytes, str]]) -> bool:
+        return any(one is stack for one in self._mounts.values())
 
     def _branch(self, stack: list[tuple[bytes, str]], value: bytes) -> None:
         path, _, permission = value.partition(b"=")

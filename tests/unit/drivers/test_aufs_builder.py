@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cowstore._linux.fd import Descriptor
 from cowstore.drivers.aufs import builder
 from cowstore.drivers.aufs.options import Options
 from cowstore.errors import Unsupported
@@ -30,7 +33,8 @@ def data(step: Mount) -> bytes:
     for name, value in step.options:
         told = value
         if name in aufs.BRANCHES and aufs.by_descriptor(value):
-            told = b"/proc/self/fd/9999999=" + value.rpartition(b"=")[2]
+            path, _, permission = value.rpartition(b"=")
+            told = b"/proc/self/fd/9999999%s=%s" % (aufs.split(path)[1], permission)
         parts.append(name + b"=" + told if told else name)
     return b",".join(parts)
 
@@ -122,6 +126,64 @@ def test_a_path_that_cannot_be_written_is_told_by_descriptor(sign: bytes) -> Non
     assert aufs.by_descriptor(b"/a" + sign + b"b=ro+wh")
     assert not aufs.by_descriptor(b"/a b\\c\xc3\xa4=ro+wh")
     assert aufs.by_descriptor(b"/" + b"x" * 250 + b"=ro+wh")
+
+
+@pytest.mark.parametrize(
+    ("path", "opened", "tail"),
+    [
+        (b"/srv/store/aufs/12/fs", b"/srv/store/aufs", b"/12/fs"),
+        (b"/srv/store/aufs/1234567890/fs", b"/srv/store/aufs", b"/1234567890/fs"),
+        (b"/srv/store/aufs/12345678901/fs", b"/srv/store/aufs/12345678901/fs", b""),
+        (b"/a:b/12/fs", b"/a:b", b"/12/fs"),
+        (b"/a/1=2/fs", b"/a/1=2/fs", b""),
+        (b"/a/b", b"/a/b", b""),
+        (b"/a", b"/a", b""),
+        (b"/", b"/", b""),
+    ],
+)
+def test_branches_of_one_directory_share_its_descriptor(path: bytes, opened: bytes, tail: bytes) -> None:
+    assert aufs.split(path) == (opened, tail)
+
+
+@given(stacks(), st.booleans())
+@settings(max_examples=30)
+def test_what_a_mount_is_told(paths: list[bytes], writable: bool) -> None:
+    """Each value fits into a call, and all texts into mount(2); in order, none left out, few opened for it."""
+    steps = builder.build(builder.branches_of(paths, writable=writable), options=OPTIONS)
+    held: list[Descriptor] = []
+    said: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        opened: dict[bytes, bytes] = {}
+
+        def opens(path: bytes, flags: int) -> Descriptor:
+            made = Descriptor(os.open("/", flags))
+            opened[b"/proc/self/fd/%d" % made.fileno()] = path
+            return made
+
+        patch.setattr(aufs, "open_", opens)
+        for step in steps:
+            options = aufs.options_of(step, held)
+            assert all(len(value) <= 255 for name, value in options)
+            said += [one for name, value in options if name in aufs.BRANCHES for one in value.split(b":")]
+        calls = aufs.calls_of(steps, held)
+        for one in held:
+            one.close()
+    assert calls is not None
+    assert len(calls) == len(steps)
+    assert all(len(call) <= 4095 for call in calls)
+    real = []
+    for value in said:
+        for told, path in opened.items():
+            if value.startswith((told + b"/", told + b"=")):
+                value = path + value[len(told) :]  # noqa: PLW2901
+                break
+        real.append(value)
+    assert real == [path + b"=" + permission for path, permission in aufs.told(steps)]
+
+
+def test_a_value_that_mount_would_cut_in_two() -> None:
+    steps = builder.build(builder.branches_of([b"/a"], writable=True), options=((b"xino", b"/a,b"),))
+    assert aufs.calls_of(steps, []) is None
 
 
 @pytest.mark.parametrize(

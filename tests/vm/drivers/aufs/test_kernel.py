@@ -15,6 +15,8 @@ import pytest
 
 import cowstore
 from cowstore import mounting
+from cowstore._linux import aufs as abi
+from cowstore._linux import procfs
 from cowstore.drivers.aufs import Aufs, builder, view
 from cowstore.errors import CowstoreError, DriverUnavailable, Unsupported
 from cowstore.mounting import aufs as live
@@ -75,6 +77,49 @@ def test_126_branches_below_are_shown_and_127_refused(driver: Aufs) -> None:
     driver.create(128, 127, None)
     with pytest.raises(Unsupported, match="127 is the most"):
         driver.mounts(128, False)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_it_is_mounted_at_a_directory(driver: Aufs, tmp_path: Path, read_only: bool) -> None:
+    """By mount(2), seen by nobody else, of any depth and with any path."""
+    layers(driver, 127)
+    point = tmp_path / "point"
+    point.mkdir()
+    steps = driver.mounts(127, read_only)
+    mounting.attach(steps, str(point))
+    try:
+        assert sorted(os.listdir(point)) == sorted(f"file-{id}" for id in range(1, 128))
+        (entry,) = [entry for entry in procfs.mountinfo() if entry.mount_point == os.fsencode(point)]
+        assert entry.fs_type == b"aufs"
+        assert not entry.shared
+        assert (b"ro" in entry.options.split(b",")) == read_only
+        if read_only:
+            with pytest.raises(OSError):
+                (point / "new").touch()
+        else:
+            (point / "new").touch()
+    finally:
+        assert mounting.detach(str(point))
+    assert not os.listdir(point)
+    driver.release(127)
+
+
+def test_what_cannot_be_mounted_at_a_directory_leaves_nothing_there(
+    driver: Aufs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where the kernel made another mount, nor where the directory is named by a link."""
+    layers(driver, 3)
+    point = tmp_path / "point"
+    point.mkdir()
+    (tmp_path / "link").symlink_to(point)
+    steps = driver.mounts(3, True)
+    with pytest.raises(OSError):
+        mounting.attach(steps, str(tmp_path / "link"))
+    monkeypatch.setattr(abi, "brinfo", lambda _fd: [])
+    with pytest.raises(OSError, match="another mount"):
+        mounting.attach(steps, str(point))
+    assert not os.listdir(point)
+    assert not live.any_mount()
 
 
 def test_the_kernel_itself_has_no_more(driver: Aufs) -> None:
