@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DIRECTORY = "used"
 
 _MANY = 32
-"""With so many held, those whose files are gone are looked for: somebody else removed or sealed their ids."""
+"""With so many held, those whose files are gone are looked for: others released, sealed or removed their ids."""
 
 
 class Marks:
@@ -53,10 +53,11 @@ class Marks:
 
     def take(self, id: int) -> bool:
         """Mark an id as mounted writable by this driver; returns whether it was marked before."""
-        if id in self._held:
+        if self._has(id):
             return True
         if len(self._held) >= _MANY:
-            self._forget_removed()
+            for other in list(self._held):
+                self._has(other)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         while True:
             before = True
@@ -85,7 +86,7 @@ class Marks:
 
     def lives(self, id: int) -> bool:
         """Tell whether somebody has an id mounted writable, as far as can be known."""
-        if id in self._held:
+        if self._has(id):
             return True
         with self.seized(id) as alone:
             return not alone and self.there(id)
@@ -93,7 +94,7 @@ class Marks:
     @contextmanager
     def seized(self, id: int) -> Iterator[bool]:
         """Keep others from mounting an id for the length of the block; False if it has no mark, or somebody lives."""
-        if id in self._held:
+        if self._has(id):
             yield False
             return
         try:
@@ -114,10 +115,15 @@ class Marks:
                 os.write(fd, _boot())
             _let_go(fd)
 
-    def _forget_removed(self) -> None:
-        for id, fd in list(self._held.items()):
-            if not os.fstat(fd).st_nlink:
-                self.drop(id, remove=False)
+    def _has(self, id: int) -> bool:
+        """Tell whether this driver has marked an id; a mark that somebody else removed, who released it, is let go."""
+        fd = self._held.get(id)
+        if fd is None:
+            return False
+        if os.fstat(fd).st_nlink:
+            return True
+        self.drop(id, remove=False)
+        return False
 
 
 def _let_go(fd: int) -> None:

@@ -483,6 +483,22 @@ def test_a_mark_that_is_removed_while_it_is_waited_for_is_made_again(aufs: Aufs)
     other.close()
 
 
+def test_a_mark_that_another_released_is_made_again(aufs: Aufs) -> None:
+    """`umount` is another process than `mount`, and so are two that had one snapshot in use."""
+    aufs.create(1, None, None)
+    aufs.mounts(1, False)
+    other = Aufs(aufs.directory, aufs._options)
+    other.release(1)
+    assert marked(aufs) == []
+    assert not aufs._marks.lives(1)
+    aufs.mounts(1, False)
+    other.release(1)
+    aufs.mounts(1, False)
+    assert marked(aufs) == ["1"]
+    assert other._marks.lives(1)
+    other.close()
+
+
 def test_marks_of_ids_that_others_removed_are_let_go(aufs: Aufs) -> None:
     other = Aufs(aufs.directory, aufs._options)
     for id in range(1, 41):
