@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FLOCK = struct.Struct("=hhqqi4x")
+_FLOCK = struct.Struct("hhqqi4x")
+"""``struct flock`` with the compiler's own gaps: without them the kernel reads one place for every number."""
 POOL_SIZE = 1 << 40
 METADATA_SNAPSHOT = POOL_SIZE + 1
 OPENING = POOL_SIZE + 2
