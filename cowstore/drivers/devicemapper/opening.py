@@ -48,10 +48,23 @@ def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Poo
             except BaseException:
                 pool.deactivate()
                 raise
+        elif not read_only:
+            pool.follow_options()
+        _say_what_stays(known, options)
     except BaseException:
         control.close()
         raise
     return pool, thins
+
+
+def _say_what_stays(known: record.PoolRecord, options: Options) -> None:
+    """Log which options differ from what was fixed when the pool was made: they are not looked at."""
+    stay = record.fixed(known, options)
+    if stay:
+        from cowstore._log import logger
+
+        told = ", ".join(f"{name}={was} (not {wanted})" for name, (was, wanted) in stay.items())
+        logger(__name__).warning("the pool of %s was made with %s, and keeps that", known.uuid, told)
 
 
 def reach_control(directory: str) -> Descriptor:

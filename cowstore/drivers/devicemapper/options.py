@@ -31,7 +31,8 @@ class WhenFull(enum.StrEnum):
 class Options:
     """Options of the devicemapper driver.
 
-    Those marked (fixed) are recorded when the pool is made; given later, they are not looked at.
+    Those marked (fixed) are recorded when the pool is made; others given later are not looked at, and the log says so.
+    The others hold for the pool from when a store is opened with them, whoever activated it.
 
     :ivar data_bytes: first size of the data file (fixed). It is sparse.
     :ivar data_limit_bytes: size up to which the data file grows by itself.
@@ -77,6 +78,8 @@ class Options:
             raise ValueError("data_device and metadata_device go together")
         if self.thin_pool is not None and self.data_device is not None:
             raise ValueError("thin_pool names a pool that has its devices; leave out data_device and metadata_device")
+        if self.thin_pool is not None and self.when_full is WhenFull.QUEUE:
+            raise ValueError("when_full is for the owner of the pool that thin_pool names to choose; leave it out")
         if not 64 << 10 <= self.block_bytes <= GIB or self.block_bytes % (64 << 10):
             raise ValueError(f"block_bytes must be a multiple of 64 KiB up to 1 GiB, not {self.block_bytes}")
         if not 0 <= self.min_free_percent <= 90:

@@ -19,7 +19,7 @@ from cowstore.drivers.devicemapper.filesystem import forget_cached
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
 from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK, read_status
-from cowstore.drivers.devicemapper.tables import swap_table, take_away
+from cowstore.drivers.devicemapper.tables import FAILS, KEEPS_DISCARDS, ZEROING, PoolTable, swap_table, take_away
 from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
@@ -173,18 +173,36 @@ class Pool:
                 found=self.name,
             )
 
-    def _load(self, ground: dict[str, int]) -> None:
-        block = self.record.block_bytes // dm.SECTOR
-        length = self._size_of(ground[DATA]) // self.record.block_bytes * block
-        features = ["skip_block_zeroing"]
+    def _table(self, ground: dict[str, int]) -> PoolTable:
+        """Make the table that the options want."""
+        block = self.record.block_bytes
+        blocks = self._size_of(ground[DATA]) // block
+        features = {ZEROING}
         if self.options.when_full is WhenFull.ERROR:
-            features.append("error_if_no_space")
+            features.add(FAILS)
         if not self.discards:
-            features.append("no_discard_passdown")
-        low_water = length // block * self.options.min_free_percent // 100
-        numbers = [f"{os.major(ground[what])}:{os.minor(ground[what])}" for what in (METADATA, DATA)]
-        params = f"{' '.join(numbers)} {block} {low_water} {len(features)} {' '.join(features)}"
-        dm.table_load(self.control, self.name, [dm.Target(0, length, "thin-pool", params)])
+            features.add(KEEPS_DISCARDS)
+        return PoolTable(
+            metadata=ground[METADATA], data=ground[DATA], length=blocks * block, block=block,
+            low_water=blocks * self.options.min_free_percent // 100 * block, features=frozenset(features),
+        )  # fmt: skip
+
+    def _load(self, ground: dict[str, int]) -> None:
+        dm.table_load(self.control, self.name, [self._table(ground).target()])
+
+    def follow_options(self) -> None:
+        """Let a pool that another store has activated with other options follow ours, and say so."""
+        with locked(self.directory, POOL_SIZE):
+            _, (target,) = dm.table_status(self.control, self.name, flags=dm.DmFlag.STATUS_TABLE)
+            there = PoolTable.read(target)
+            ground = {METADATA: there.metadata, DATA: there.data}
+            told = self._table(ground).differing(there)
+            if not told:
+                return
+            self.reload(ground)
+        from cowstore._log import logger
+
+        logger(__name__).warning("the pool %s was active with other options; from now on it has %s", self.name, told)
 
     def _size_of(self, dev: int) -> int:
         with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:

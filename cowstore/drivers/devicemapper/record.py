@@ -62,6 +62,19 @@ def new(options: Options) -> PoolRecord:
     )
 
 
+def fixed(known: PoolRecord, options: Options) -> dict[str, tuple[object, object]]:
+    """List what the options want otherwise than it is recorded, by name: what is recorded, and what is wanted.
+
+    On another's pool the block is that pool's, and the base is rounded to it.
+    """
+    wanted = new(options)
+    names = ["file_system", "data_device", "metadata_device"]
+    if not known.thin_pool:
+        names += ["block_bytes", "base_bytes"]
+    different = {name: (getattr(known, name), getattr(wanted, name)) for name in names}
+    return {name: (was, want) for name, (was, want) in different.items() if was != want}
+
+
 def write(directory: str, record: PoolRecord) -> None:
     """Write the record in one step, and onto the disk."""
     text = "".join(f"{name} {_as_text(getattr(record, name))}\n" for name in PoolRecord.__dataclass_fields__)

@@ -42,7 +42,7 @@ def status(pool: Pool) -> DriverStatus:
         "metadata used": _level(now.metadata_used, now.metadata_total),
         "block size": str(pool.record.block_bytes),
         "base": f"{pool.record.file_system}, {pool.record.base_bytes} bytes, UUID {pool.record.uuid}",
-        "when full": "error" if now.fails_when_full else "queue",
+        "when full": "error" if now.fails_when_full else f"queue, {_queueing()}",
         "discards reach the data": "yes" if now.discards_pass_down else "no",
         "transaction id": str(now.transaction),
         "events": f"{now.events}, of which {_new_events(pool, now)} are new",
@@ -52,6 +52,19 @@ def status(pool: Pool) -> DriverStatus:
         details["data may grow to"] = str(pool.options.data_limit_bytes)
         details["metadata may grow to"] = str(pool.options.metadata_limit_bytes)
     return DriverStatus(free_bytes=max(0, free), total_bytes=total, details=details)
+
+
+_NO_SPACE_TIMEOUT = "/sys/module/dm_thin_pool/parameters/no_space_timeout"
+
+
+def _queueing() -> str:
+    """Say how long a write waits for room: a parameter of the kernel's module says it, for all pools of the machine."""
+    try:
+        with open(_NO_SPACE_TIMEOUT, encoding="ascii") as file:
+            seconds = int(file.read())
+    except (OSError, ValueError):
+        return "for as long as no_space_timeout of dm_thin_pool says"
+    return f"for {seconds} s (no_space_timeout of dm_thin_pool)" if seconds else "for ever (no_space_timeout is 0)"
 
 
 def _new_events(pool: Pool, now: PoolStatus) -> int:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import cowstore
-from cowstore.drivers.devicemapper.options import MIB
+from cowstore._linux import dm
+from cowstore.drivers.devicemapper import DeviceMapper
+from cowstore.drivers.devicemapper.options import MIB, Options, WhenFull
 from cowstore.errors import OutOfSpace
-from tests.vm.drivers.devicemapper.conftest import SMALL
+from tests.vm.drivers.devicemapper.conftest import SMALL, write_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from tests.vm.drivers.devicemapper.conftest import Bench
 
 
 def archive(*sizes: int) -> io.BytesIO:
@@ -84,3 +90,116 @@ def test_a_snapshots_own_bytes_run_out(tmp_path: Path) -> None:
         store.apply_layer("top", archive(64 * MIB))
         store.remove("top")
         store.destroy()
+
+
+@pytest.fixture
+def patience() -> Iterator[Callable[[int], None]]:
+    """Sets how long the kernel lets a write wait for room, in seconds."""
+    with dm.open_control() as control:
+        dm.get_target_version(control, "thin-pool")  # loads the module
+    path = Path("/sys/module/dm_thin_pool/parameters/no_space_timeout")
+    before = path.read_text()
+
+    def allow(seconds: int) -> None:
+        path.write_text(str(seconds))
+
+    yield allow
+    path.write_text(before)
+
+
+QUEUE = {"data_bytes": 64 * MIB, "data_limit_bytes": 64 * MIB, "when_full": WhenFull.QUEUE}
+
+
+def write_past_the_end(node: str) -> None:
+    """Write 63 MiB to a pool of 64 that has the base already."""
+    fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for place in range(63):
+            os.pwrite(fd, b"x" * MIB, place * MIB)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_write_waits_as_long_as_is_said(make: Callable[..., Bench], patience: Callable[[int], None]) -> None:
+    """DM-07, when_full=queue: it fails after the time that status names, and removal ends the trouble."""
+    driver = make(**QUEUE).driver
+    patience(2)
+    assert driver.status().details["when full"] == "queue, for 2 s (no_space_timeout of dm_thin_pool)"
+    driver.create(1, None, None)
+    (mount,) = driver.mounts(1, False)
+    begun = time.monotonic()
+    with pytest.raises(OSError, match=r"Input/output error|No space"):
+        write_past_the_end(os.fsdecode(mount.source))
+    assert 2 <= time.monotonic() - begun < 12
+    # The kernel does not let the next one wait again, until there is room.
+    assert driver.status().details["when full"] == "error"
+    with pytest.raises(OutOfSpace):
+        driver.create(2, None, None)
+    driver.release(1)
+    driver.remove(1)
+    assert driver.status().details["when full"].startswith("queue")
+    driver.create(2, None, None)
+
+
+def test_a_waiting_write_goes_on_when_there_is_room(
+    make: Callable[..., Bench], patience: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """DM-07, when_full=queue: another store that may let the pool grow does, and the writer never knows."""
+    bench = make(**QUEUE)
+    patience(60)
+    bench.driver.create(1, None, None)
+    (mount,) = bench.driver.mounts(1, False)
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            write_past_the_end(os.fsdecode(mount.source))
+        except BaseException as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    deadline = time.monotonic() + 30
+    while bench.driver._pool.status().mode == "rw" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert bench.driver._pool.status().mode == "out_of_data_space"
+    assert writer.is_alive()
+    more = Options(**{**SMALL, **QUEUE, "data_limit_bytes": 256 * MIB})  # type: ignore[arg-type]
+    other = DeviceMapper(str(bench.directory), more)
+    other._pool.ensure_room(64 * MIB)
+    writer.join(30)
+    assert not writer.is_alive()
+    assert not failures
+    assert "other options" not in caplog.text
+    other.close()
+
+
+def test_options_of_a_pool_that_is_active_are_followed(
+    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a second store wants of an active pool it gets, and the log says so; what is fixed stays, and it says so."""
+    bench = make()
+    bench.driver.create(1, None, None)
+    with bench.mounted(1) as root:
+        wanted = {
+            **SMALL,
+            "when_full": WhenFull.QUEUE,
+            "discard": False,
+            "min_free_percent": 20,
+            "block_bytes": 1 << 20,
+        }
+        other = DeviceMapper(str(bench.directory), Options(**wanted))  # type: ignore[arg-type]
+        for text in ("when_full=queue", "discard=no", "low-water mark", "block_bytes=65536 (not 1048576)"):
+            assert text in caplog.text
+        write_random(root / "file", 4)
+    details = bench.driver.status().details
+    assert details["when full"].startswith("queue")
+    assert details["discards reach the data"] == "no"
+    other.close()
+    caplog.clear()
+    DeviceMapper(str(bench.directory), bench.options).close()
+    assert "when_full=error" in caplog.text
+    caplog.clear()
+    DeviceMapper(str(bench.directory), bench.options).close()
+    assert not caplog.text
