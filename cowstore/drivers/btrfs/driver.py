@@ -295,7 +295,12 @@ class Btrfs(Driver):
     def destroy(self) -> None:
         for path in self.leftovers():
             self.remove_leftover(path)
-        self._ground.destroy()
+        counted = self._quota.enabled()
+        groups = self._quota.noted() if counted else []
+        groups += self._ground.destroy()
+        if counted and not self._is_pool():
+            with open_(self.directory, _DIRECTORY) as parent:
+                Quota(parent.fileno(), may_enable=False, may_use=True).see_off(groups)
 
     # What check asks.
 

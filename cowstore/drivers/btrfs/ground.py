@@ -61,8 +61,11 @@ class Ground(ABC):
         self.home.close()
 
     @abstractmethod
-    def destroy(self) -> None:
-        """Take it away with all that is in it, and nothing else."""
+    def destroy(self) -> list[int]:
+        """Take it away with all that is in it, and nothing else.
+
+        :returns: the numbers of the deleted subvolumes, in a file system that goes on.
+        """
 
 
 def attributes(*, read_only: bool) -> MountFlag:
@@ -106,13 +109,14 @@ class Directory(Ground):
     def details(self) -> dict[str, str]:
         return {"ground": f"the Btrfs that holds {self._directory}"}
 
-    def destroy(self) -> None:
+    def destroy(self) -> list[int]:
         from cowstore.drivers.btrfs import subvolumes
 
         self.close()
         with open_(self._directory, _DIRECTORY) as parent:
             try:
-                subvolumes.destroy(parent.fileno(), HOME.encode())
+                return subvolumes.destroy(parent.fileno(), HOME.encode())
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
+                return []

@@ -57,9 +57,9 @@ class Pool(Ground):
                 self._settle_size()
                 self._root = stack.enter_context(self._mount())
                 self.home = stack.enter_context(open_(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))
+            if not read_only:
+                self._resize_to_device()
             stack.pop_all()
-        if not read_only:
-            self._resize_to_device()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -186,7 +186,7 @@ class Pool(Ground):
         self.device.close()
         self._file.close()
 
-    def destroy(self) -> None:
+    def destroy(self) -> list[int]:
         with self._locked():
             self.close()
             for name in (FILE, NEW):
@@ -195,6 +195,8 @@ class Pool(Ground):
                 except FileNotFoundError:
                     continue
         os.unlink(os.path.join(self._directory, LOCK))
+        # Their file system is gone with them.
+        return []
 
 
 def _free_below(directory: str) -> int:

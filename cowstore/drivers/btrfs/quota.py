@@ -20,10 +20,6 @@ from cowstore._linux import btrfs
 from cowstore._linux.fd import Descriptor, open_
 from cowstore.errors import Unsupported
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 PENDING = ".qgroups"
 
 _STATUS = struct.Struct("<4Q")
@@ -39,8 +35,15 @@ _TURNS = 8
 _NOTHING = frozenset({errno.ENOTCONN, errno.ENOENT, errno.EINVAL})
 
 
+# How long the end of a store waits for the kernel to clean it.
+_END_SECONDS = 60.0
+
+
 class Quota:
-    """The quota groups of one file system, as far as the driver's own subvolumes go."""
+    """The quota groups of one file system, as far as the driver's own subvolumes go.
+
+    :param home_fd: the directory that has those subvolumes in it.
+    """
 
     def __init__(self, home_fd: int, *, may_enable: bool, may_use: bool) -> None:
         self._home = home_fd
@@ -143,7 +146,7 @@ class Quota:
                 raise
             return []
 
-    def forget(self, subvol_ids: Iterable[int]) -> None:
+    def forget(self, subvol_ids: list[int]) -> None:
         """Let the groups of deleted subvolumes go once the kernel has cleaned those, and a few now whose turn it is.
 
         A note that finds no room is kept in memory alone: what was removed stays removed.
@@ -151,28 +154,31 @@ class Quota:
         if not self.enabled():
             return
         turns = min(_TURNS, len(self._waiting))
-        gone = [one for one in subvol_ids if not self._destroy(one)]
-        self._waiting.extend(gone)
+        # The kernel has not begun to clean these.
+        self._waiting.extend(subvol_ids)
         try:
-            self._note(gone)
+            left = [one for one in self._taken(turns) if not self._settle(one)]
+            self._waiting.extend(left)
+            self._note(subvol_ids)
         except OSError as error:
             from cowstore._log import logger
 
-            logger(__name__).warning("no note can be made of the quota groups %s: %s", gone, error)
-        for _ in range(turns):
-            try:
-                one = self._waiting.popleft()
-            except IndexError:
-                # Another thread was faster.
-                return
-            if not self._settle(one):
-                self._waiting.append(one)
+            logger(__name__).warning("no note is made of the quota groups %s, which must wait: %s", subvol_ids, error)
+
+    def _taken(self, count: int) -> list[int]:
+        """Take some of those that wait, the oldest first; no other thread has them then."""
+        taken: list[int] = []
+        try:
+            while len(taken) < count:
+                taken.append(self._waiting.popleft())
+        except IndexError:
+            # Another thread was faster.
+            pass
+        return taken
 
     def retry(self) -> int:
         """Destroy all groups whose turn had not come, those too that other processes noted; returns how many wait."""
-        waiting = set(self._noted())
-        while self._waiting:
-            waiting.add(self._waiting.popleft())
+        waiting = {*self.noted(), *self._taken(len(self._waiting))}
         left = [one for one in sorted(waiting) if not self._settle(one)]
         self._waiting.extend(left)
         return len(left)
@@ -194,6 +200,19 @@ class Quota:
             if one not in there:
                 self._destroy(one)
 
+    def see_off(self, subvol_ids: list[int]) -> None:
+        """Wait until subvolumes are cleaned whose home is gone, and all notes with it; destroy their groups."""
+        from cowstore.drivers.btrfs.cleaning import Cleaning
+
+        cleaning = Cleaning(self._home)
+        cleaning.add(subvol_ids)
+        cleaning.wait(_END_SECONDS)
+        left = [one for one in subvol_ids if not self._destroy(one)]
+        if left:
+            from cowstore._log import logger
+
+            logger(__name__).warning("the quota groups %s stay; `btrfs qgroup clear-stale` takes them away", left)
+
     def _settle(self, subvol_id: int) -> bool:
         """Destroy one group and what was noted of it; False when its turn has not come."""
         if not self._destroy(subvol_id):
@@ -214,7 +233,8 @@ class Quota:
             for one in subvol_ids:
                 open_(str(one), os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=pending).close()
 
-    def _noted(self) -> list[int]:
+    def noted(self) -> list[int]:
+        """List the numbers of the groups that are noted on disk as waiting."""
         try:
             with self._pending(make=False) as pending:
                 return [int(name) for name in os.listdir(pending.fileno()) if name.isdigit()]

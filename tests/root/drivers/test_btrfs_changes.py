@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import random
 import stat
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cowstore import mounting
+from cowstore._linux import btrfs
+from cowstore._linux.files import ficlone
 from cowstore.driver import Driver
-from cowstore.drivers.btrfs import Btrfs, moment, sending, subvolumes
+from cowstore.drivers.btrfs import Btrfs, moment, questions, sending, sendstream, subvolumes
 from cowstore.drivers.btrfs import changes as told
 from cowstore.drivers.btrfs.sendstream import Command
 from cowstore.results import Change, ChangeKind
@@ -220,11 +224,67 @@ def there_and_back(root: str) -> None:
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
+@edit(a="modified")
+def another_owner(root: str) -> None:
+    os.chown(f"{root}/a", 12, 34)
+
+
+@edit(d="modified", d__deep="modified")
+def an_attribute_that_is_gone(root: str) -> None:
+    os.removexattr(f"{root}/d/deep", "user.kept")
+
+
+@edit(d="modified", d__deep="modified")
+def an_attribute_with_another_value(root: str) -> None:
+    os.setxattr(f"{root}/d/deep", "user.kept", b"other")
+
+
+@edit(a="modified")
+def an_access_list(root: str) -> None:
+    # Version 2; owner rwx, user 12 rwx, group r-x, mask rwx, others r-x.
+    entries = ((1, 7, 2**32 - 1), (2, 7, 12), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 5, 2**32 - 1))
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(f"{root}/a", "system.posix_acl_access", value)
+
+
+@edit(big2="added")
+def a_clone(root: str) -> None:
+    with open(f"{root}/big", "rb") as source, open(f"{root}/big2", "wb") as target:
+        ficlone(target.fileno(), source.fileno())
+
+
+@edit(big="modified", big2="added")
+def clones_that_change_places(root: str) -> None:
+    a_clone(root)
+    with open(f"{root}/big2", "r+b") as file:
+        file.write(b"!")
+    os.rename(f"{root}/big", f"{root}/x")
+    os.rename(f"{root}/big2", f"{root}/big")
+    os.rename(f"{root}/x", f"{root}/big2")
+
+
+@edit(big="modified")
+def a_hole_where_data_was(root: str) -> None:
+    before = os.stat(f"{root}/big")
+    os.truncate(f"{root}/big", 4096)
+    os.truncate(f"{root}/big", before.st_size)
+    os.utime(f"{root}/big", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@edit(**{"d": "deleted", "d\nnew": "added", "d\nnew__b": "added", "d\nnew__deep": "added", "d\nnew__deep__c": "added",
+         "\n": "added", "\n__\n\n": "added"})  # fmt: skip
+def names_with_newlines(root: str) -> None:
+    os.rename(f"{root}/d", f"{root}/d\nnew")
+    os.mkdir(f"{root}/\n")
+    write(f"{root}/\n/\n\n", "")
+
+
 def fill(root: str) -> None:
     write(f"{root}/a", "a")
     write(f"{root}/h1", "h")
     os.symlink("b", f"{root}/s")
     os.makedirs(f"{root}/d/deep")
+    os.setxattr(f"{root}/d/deep", "user.kept", b"value")
     os.mkdir(f"{root}/k")
     write(f"{root}/d/b", "b")
     write(f"{root}/d/deep/c", "c")
@@ -362,8 +422,6 @@ def test_no_base_is_the_empty_tree(pool: Btrfs) -> None:
 
 
 def test_a_nested_subvolume_is_told_as_the_directory_it_is(pool: Btrfs) -> None:
-    from cowstore._linux import btrfs
-
     make(pool, 1, None, {"a": b""})
     pool.create(2, 1, None)
     with tree(pool, 2) as root:
@@ -443,6 +501,39 @@ def test_what_cannot_be_told_is_compared(pool: Btrfs, monkeypatch: pytest.Monkey
     make(pool, 2, 1, {f"f{number}": b"" for number in range(20)})
     monkeypatch.setattr(told, "MAX_NODES", 10)
     assert len([change for change in pool.changes(2, 1) if change.kind is ChangeKind.ADDED]) == 20
+
+
+def test_a_stream_that_is_not_understood_is_compared(
+    pool: Btrfs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command of a newer kernel is an error of the parser, never passed over."""
+    make(pool, 1, None, {"a": b""})
+    make(pool, 2, 1, {"b": b""})
+    known = set(Command)
+    monkeypatch.setattr(sendstream, "Command", enum.IntEnum("Command", {c.name: c for c in known - {Command.MKFILE}}))
+    assert "b" in kinds(list(pool.changes(2, 1)))
+    assert "command 3 of the send stream is not known" in caplog.text
+
+
+def test_a_subvolume_made_while_a_moment_is_taken_is_not_missed(pool: Btrfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The momentary snapshot has an empty directory in its place."""
+    make(pool, 1, None, {"a": b""})
+    pool.create(2, 1, None)
+    answers = iter([False, True])
+    nested = questions.nested
+
+    def late(fd: int) -> list[tuple[bytes, int]]:
+        if next(answers, True):
+            return nested(fd)
+        with tree(pool, 2) as root, directory(root) as top:
+            btrfs.subvol_create(top, "s")
+            write(f"{root}/s/f", "x")
+        return []
+
+    monkeypatch.setattr(questions, "nested", late)
+    found = kinds(list(pool.changes(2, 1)))
+    found.pop(".", None)
+    assert found == {"s": "added", "s/f": "added"}
 
 
 def test_a_moment_that_a_dead_process_left_is_found(pool: Btrfs) -> None:

@@ -105,3 +105,19 @@ def test_outermost_are_those_below_no_other(paths: set[bytes]) -> None:
     kept = outermost(paths)
     assert set(kept) == {path for path in paths if not any(one in paths for one in ancestors(path))}
     assert all(below(path, set(kept)) for path in paths)
+
+
+@pytest.mark.parametrize("command", sorted(set(Command) - {Command.END, Command.SUBVOL, Command.SNAPSHOT}))
+def test_no_command_is_passed_over(command: Command) -> None:
+    """Whatever a command does to a file, of either version, its path is looked at."""
+    touched = Touched()
+    touched.apply(command, {Attribute.PATH: b"d/f", Attribute.PATH_TO: b"d/g", Attribute.PATH_LINK: b"d/h"})
+    alone, whole = touched.paths()
+    assert b"d/f" in alone | whole
+
+
+def test_names_with_newlines_and_backslashes_are_bytes() -> None:
+    assert play((Command.UNLINK, b"a\n\\/b\n"), (Command.RENAME, b"\n", b"\xff\n")) == (
+        {b"\xff\n"},
+        {b"a\n\\/b\n", b"\n", b"\xff\n"},
+    )
