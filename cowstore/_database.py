@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from _thread import RLock  # threading itself takes half a millisecond to import
 
 from cowstore._rows import SCHEMA, explained, translated
@@ -11,7 +10,10 @@ from cowstore.errors import CowstoreError, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from types import TracebackType
+else:
+    import _sqlite3 as sqlite3  # see cowstore._rows
 
 _SHORT_LOG_PAGES = 400
 """Pages after which a log that is left behind is written back: whoever opens the catalog next reads all of it."""

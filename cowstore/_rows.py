@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from contextlib import suppress
 
 from cowstore import _faults
@@ -12,9 +11,13 @@ from cowstore.model import Kind, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Mapping
     from datetime import datetime
     from types import TracebackType
+else:
+    # All that the package adds is about dates, and takes as long to import as the rest of it.
+    import _sqlite3 as sqlite3
 
 SCHEMA = 1
 """Version of the tables below, kept as ``user_version``."""
@@ -133,11 +136,14 @@ def labels_to_text(labels: Mapping[str, str] | None) -> str:
 
 def _moment(nanoseconds: int) -> datetime:
     """Return a time in UTC, to the microsecond."""
-    import datetime as dt
+    if TYPE_CHECKING:
+        from datetime import UTC, datetime, timedelta
+    else:
+        # The classes themselves; the package makes them a second time in Python before it takes these.
+        from _datetime import UTC, datetime, timedelta
 
-    return dt.datetime.fromtimestamp(nanoseconds // 10**9, dt.UTC) + dt.timedelta(
-        microseconds=nanoseconds % 10**9 // 1000
-    )
+    seconds = datetime.fromtimestamp(nanoseconds // 10**9, UTC)
+    return seconds + timedelta(microseconds=nanoseconds % 10**9 // 1000)
 
 
 def create(path: str, meta: Mapping[str, str]) -> None:
