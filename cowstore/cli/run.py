@@ -139,7 +139,7 @@ def _newborn(options: Options, stack: ExitStack) -> Newborn | None:
     if options.print_plan or options.runtime or _limits(options) is not None:
         return None
     from cowstore.runtime.newborn import Newborn
-    from cowstore.runtime.plan import born_in
+    from cowstore.runtime.outside import born_in
 
     newborn = Newborn(born_in(network=options.network), networked=options.network == "user")
     stack.callback(newborn.end)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cowstore.runtime.spec import Spec
 
 MOST_DESCRIPTORS = 16
+_FIRST_MS = 40
+"""How long the server waits at most until it imports what the second launcher is to have."""
 
 
 def main(number: int) -> NoReturn:
@@ -47,7 +49,8 @@ def main(number: int) -> NoReturn:
     if os.geteuid() != 0:
         _go_where_one_may_mount(number)
     own = _socket.socket(fileno=number)
-    import cowstore.runtime.newborn  # noqa: F401  # what process 1 is made of
+    import cowstore.runtime.newborn
+    import cowstore.runtime.outside  # all that the first launcher is made of
 
     # Nobody waits for the launchers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -57,8 +60,6 @@ def main(number: int) -> NoReturn:
     # Only whether it ends: the messages are for the spare launcher.
     poll.register(number, select.POLLRDHUP)
     spare = _spare(own, tell)
-    # The first launcher imports the rest itself, while its process 1 is at work; all others have it from here.
-    _import_the_rest()
     while True:
         poll.register(spare.fileno(), select.POLLIN)
         ready = {fd for fd, _ in poll.poll()}
@@ -67,9 +68,28 @@ def main(number: int) -> NoReturn:
         poll.unregister(spare.fileno())
         if told in ready:
             os.read(told, 1)
+        if "cowstore.runtime.launcher" not in sys.modules:
+            _let_go_first(spare, number)
+            _import_the_rest()
+            import cowstore.runtime.init  # noqa: F401
+
         # It has work now, or was killed: either way the next one is due.
         spare.close()
         spare = _spare(own, tell)
+
+
+def _let_go_first(launcher: Descriptor, owner: int) -> None:
+    """Wait a little for the first run to be over: its launcher and its process 1 import what they need themselves.
+
+    Each has a processor for that, and a third at the same work would keep them from it. All later ones have it from
+    the server.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(launcher.fileno(), select.POLLIN)
+    poll.register(owner, select.POLLRDHUP)
+    poll.poll(_FIRST_MS)
 
 
 def command(number: int) -> list[str]:
@@ -143,13 +163,15 @@ def _import_the_rest() -> None:
     """Import what a launcher needs on its way."""
     import resource  # noqa: F401  # wait4(2) makes its values
 
-    import cowstore.runtime.launcher  # noqa: F401
+    import cowstore.runtime.launcher
+    import cowstore.runtime.operations
+    import cowstore.runtime.root  # noqa: F401
 
 
 def _newborn() -> Newborn | None:
     from cowstore.errors import CowstoreError
     from cowstore.runtime.newborn import Newborn
-    from cowstore.runtime.plan import born_in
+    from cowstore.runtime.outside import born_in
 
     try:
         return None if _refusal else Newborn(born_in())
@@ -163,8 +185,8 @@ def launch(
     """Be the launcher of one container."""
     from cowstore.errors import CowstoreError
     from cowstore.runtime import messages
-    from cowstore.runtime.init import explain
     from cowstore.runtime.launcher import Container
+    from cowstore.runtime.messages import explain
     from cowstore.runtime.transport import unpack
 
     def before_unmount(root: int) -> None:

@@ -14,10 +14,11 @@ from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.namespaces import CloneFlag, pidfd_open, setns
 from cowstore.runtime import messages
-from cowstore.runtime.init import FORWARDED, Program, close_all_but, explain, import_no_more, leave_if_alone, stay
+from cowstore.runtime.forwarded import FORWARDED
+from cowstore.runtime.init import Program, close_all_but, import_no_more, leave_if_alone, stay
 from cowstore.runtime.inside import Inside
 from cowstore.runtime.launcher import Container
-from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore.runtime.messages import LAUNCHER_FAILED, explain
 from cowstore.runtime.program import reset_signals
 
 TYPE_CHECKING = False

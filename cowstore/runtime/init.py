@@ -17,9 +17,11 @@ import sys
 from cowstore._linux import prctl
 from cowstore._linux.fd import Descriptor
 from cowstore.runtime import messages, passing
+from cowstore.runtime.forwarded import FORWARDED, TO_GROUP
 from cowstore.runtime.inside import Inside
-from cowstore.runtime.messages import LAUNCHER_FAILED
-from cowstore.runtime.plan import ahead, program_ahead, program_of, watch
+from cowstore.runtime.messages import LAUNCHER_FAILED, explain
+from cowstore.runtime.passing import ENTRANCE, KEPT
+from cowstore.runtime.plan import ahead, may_start_ahead, program_ahead, program_of, watch
 from cowstore.runtime.plan import inside as inside_steps
 from cowstore.runtime.program import ProgramError
 from cowstore.runtime.transport import unpack
@@ -34,18 +36,6 @@ if TYPE_CHECKING:
     from cowstore.runtime.operations import Operation
     from cowstore.runtime.passing import Order
     from cowstore.runtime.spec import Spec
-
-ENTRANCE, KEPT = "entrance", "kept"
-"""Names of descriptors in an order: a file through which a process joins a group; one that is only held. Digits are
-standard streams; all others are trees."""
-
-TO_GROUP = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
-"""What a terminal sends to a whole process group, and we too."""
-TO_PROGRAM = frozenset({signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM})
-"""What is sent to one process."""
-TO_ALL = frozenset({signal.SIGTSTP, signal.SIGCONT})
-"""Stops and continues everything inside."""
-FORWARDED = TO_GROUP | TO_PROGRAM | TO_ALL
 
 
 def process_1(flags: CloneFlag, *, staged: bool, status: int, control: _socket.socket) -> NoReturn:
@@ -76,13 +66,13 @@ def process_1(flags: CloneFlag, *, staged: bool, status: int, control: _socket.s
 def _obey(order: Order, inside: Inside, program: Program | None) -> int:
     """Do what is ordered; returns what to exit with."""
     _take_files(order, inside)
+    spec, _ = unpack(order.spec)
     if program is not None:
-        if order.ahead:
+        if may_start_ahead(spec):
             program.send(order)
         else:
             program.end()
             program = None
-    spec, _ = unpack(order.spec)
     inside.hostname = order.hostname
     if not _take(inside_steps(spec), inside):
         return LAUNCHER_FAILED
@@ -161,13 +151,6 @@ def _attempt(step: Operation, inside: Inside, status: int) -> bool:
     return False
 
 
-def explain(error: OSError) -> str:
-    """Say in one line what the kernel refused."""
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) and error.filename else ""
-    notes = "; ".join(getattr(error, "__notes__", ()))
-    return f"{where}{error.strerror}" + (f" ({notes})" if notes else "")
-
-
 def become(steps: Iterable[Operation], inside: Inside, status: int) -> bool:
     """Take steps to become the program; False if one failed, and *status* has been told."""
     return all(_attempt(step, inside, status) for step in steps)
@@ -208,7 +191,7 @@ class Program:
         """Hand the order on, with the standard streams."""
         assert self._channel is not None, "it was started ahead"
         streams = [(name, int(name)) for name, _ in order.files if name.isdigit()]
-        mine = passing.Order(spec=order.spec, hostname=order.hostname, ahead=True, files=tuple(streams))
+        mine = passing.Order(spec=order.spec, hostname=order.hostname, files=tuple(streams))
         passing.send(self._channel, mine)
 
     def go_on(self) -> None:

@@ -15,12 +15,12 @@ from cowstore._linux.namespaces import CloneFlag, pidfd_send_signal
 from cowstore._linux.signals import read_signals, signalfd
 from cowstore.errors import CowstoreError
 from cowstore.runtime import messages
-from cowstore.runtime.init import ENTRANCE, FORWARDED, KEPT, explain
+from cowstore.runtime.forwarded import FORWARDED
 from cowstore.runtime.inside import Inside
-from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore.runtime.messages import LAUNCHER_FAILED, explain
 from cowstore.runtime.newborn import Newborn
-from cowstore.runtime.passing import Order
-from cowstore.runtime.plan import may_start_ahead, namespaces, outside
+from cowstore.runtime.outside import namespaces, outside
+from cowstore.runtime.passing import ENTRANCE, KEPT, Order
 from cowstore.runtime.transport import pack
 
 TYPE_CHECKING = False
@@ -136,9 +136,7 @@ class Container:
             files += [(name, tree.fileno()) for name, tree in inside.tree.items()]
             files += [(ENTRANCE, fd) for fd in inside.entrances]
             files += [(KEPT, fd) for fd in keep]
-            newborn.tell(
-                Order(spec=pack(spec), hostname=os.uname().nodename, ahead=may_start_ahead(spec), files=tuple(files))
-            )
+            newborn.tell(Order(spec=pack(spec), hostname=os.uname().nodename, files=tuple(files)))
         except BaseException:
             if newborn is not None:
                 newborn.end()

@@ -68,3 +68,10 @@ class Reader:
             message = marshal.loads(self._content[_HEAD.size : end])  # noqa: S302  # from our own child
             self._content = self._content[end:]
             yield message
+
+
+def explain(error: OSError) -> str:
+    """Say in one line what the kernel refused."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) and error.filename else ""
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return f"{where}{error.strerror}" + (f" ({notes})" if notes else "")

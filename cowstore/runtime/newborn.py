@@ -13,11 +13,14 @@ import signal
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.namespaces import CloneFlag, clone3, pidfd_send_signal
 from cowstore.errors import Unsupported
-from cowstore.runtime import passing
-from cowstore.runtime.init import FORWARDED, process_1
+from cowstore.runtime import messages, passing
+from cowstore.runtime.forwarded import FORWARDED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+    from typing import NoReturn
+
     from cowstore.runtime.passing import Order
 
 
@@ -36,11 +39,6 @@ class Newborn:
         :param networked: a helper will connect its network.
         :raises Unsupported: this user may not make namespaces here. :raises OSError: no processes or descriptors left.
         """
-        # What only some need is imported now: on its stage it can import nothing.
-        if not flags & CloneFlag.NEWCGROUP:
-            import cowstore.runtime.cgroups
-        if networked:
-            import cowstore.runtime.network  # noqa: F401
         self.flags, self.networked = flags, networked
         status, status_inside = map(Descriptor, os.pipe2(os.O_CLOEXEC))
         control, control_inside = passing.pair()
@@ -48,7 +46,7 @@ class Newborn:
         try:
             pid, pidfd = clone3(flags | CloneFlag.PIDFD)
             if pid == 0:
-                process_1(flags, staged=staged, status=status_inside.fileno(), control=control_inside)
+                _live(flags, staged=staged, networked=networked, status=status_inside.fileno(), control=control_inside)
         except PermissionError as error:
             raise Unsupported(
                 "new namespaces may not be made by this user here: run this as root "
@@ -87,3 +85,21 @@ class Newborn:
         self.control.close()
         self.status.close()
         self.pidfd.close()
+
+
+def _live(flags: CloneFlag, *, staged: bool, networked: bool, status: int, control: _socket.socket) -> NoReturn:
+    """Be process 1: import what that takes, while the launcher imports what it needs itself; never returns."""
+    try:
+        from cowstore.runtime.init import process_1
+
+        # What only some need is imported now: on its stage it can import nothing.
+        if not flags & CloneFlag.NEWCGROUP:
+            import cowstore.runtime.cgroups
+        if networked:
+            import cowstore.runtime.network  # noqa: F401
+        process_1(flags, staged=staged, status=status, control=control)
+    except Exception as error:  # noqa: BLE001  # nobody else can tell of it
+        messages.fail(status, messages.LAUNCHER_FAILED, f"cannot be process 1: {type(error).__name__}: {error}")
+    finally:
+        # Whatever happens: never return into the launcher's code, of which this is a copy.
+        os._exit(messages.LAUNCHER_FAILED)

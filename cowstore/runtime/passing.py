@@ -14,18 +14,20 @@ _MOST = 200
 """Descriptors in one message. Source: SCM_MAX_FD, include/net/scm.h."""
 _ROOM = _socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 
+ENTRANCE, KEPT = "entrance", "kept"
+"""Names of descriptors in an order: a file through which a process joins a group; one that is only held. Digits are
+standard streams; all others are trees."""
+
 
 @frozen
 class Order:
     """What a process that was made ahead is to do.
 
-    :ivar spec: a spec, packed. :ivar hostname: name of the machine outside.
-    :ivar ahead: the program that was started ahead will do. :ivar files: descriptors with their names.
+    :ivar spec: a spec, packed. :ivar hostname: name of the machine outside. :ivar files: descriptors with their names.
     """
 
     spec: bytes
     hostname: str
-    ahead: bool
     files: tuple[tuple[str, int], ...]
 
 
@@ -36,7 +38,7 @@ def pair() -> tuple[_socket.socket, _socket.socket]:
 
 def send(channel: _socket.socket, order: Order) -> None:
     """Send an order; a process that has ended is none of the sender's business, it is noticed elsewhere."""
-    head = marshal.dumps((order.hostname, order.ahead, tuple(name for name, _ in order.files)))
+    head = marshal.dumps((order.hostname, tuple(name for name, _ in order.files)))
     content = _SIZES.pack(len(head), len(order.spec)) + head + order.spec
     batches = [order.files[first : first + _MOST] for first in range(0, len(order.files), _MOST)] or [()]
     try:
@@ -62,8 +64,8 @@ def receive(channel: _socket.socket) -> Order | None:
     content = _read(channel, head_size + size, fds)
     if len(content) < head_size + size:
         return None
-    hostname, ahead, names = marshal.loads(content[:head_size])  # noqa: S302  # from our own parent
-    return Order(spec=content[head_size:], hostname=hostname, ahead=ahead, files=tuple(zip(names, fds, strict=True)))
+    hostname, names = marshal.loads(content[:head_size])  # noqa: S302  # from our own parent
+    return Order(spec=content[head_size:], hostname=hostname, files=tuple(zip(names, fds, strict=True)))
 
 
 def _read(channel: _socket.socket, size: int, fds: array.array[int]) -> bytes:

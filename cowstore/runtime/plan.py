@@ -6,6 +6,7 @@ from cowstore._linux.namespaces import CloneFlag
 from cowstore.runtime import devices, masks, privileges, program, root, system, users
 from cowstore.runtime.compose import ready_filter
 from cowstore.runtime.operations import Stage, operation
+from cowstore.runtime.outside import namespaces, outside
 from cowstore.runtime.spec import DEFAULT_CAPS, Spec
 
 TYPE_CHECKING = False
@@ -16,50 +17,10 @@ if TYPE_CHECKING:
 CAP_DAC_OVERRIDE, CAP_KILL = 1, 5
 
 
-def namespaces(spec: Spec) -> CloneFlag:
-    """Tell which namespaces process 1 is born in."""
-    return born_in(network=spec.network, grouped=spec.limits is not None or bool(spec.runtime))
-
-
-def born_in(*, network: str = "none", grouped: bool = False) -> CloneFlag:
-    """Tell the namespaces by the two things that they depend on.
-
-    :param grouped: process 1 gets into a control group of its own.
-    """
-    flags = CloneFlag.NEWNS | CloneFlag.NEWPID | CloneFlag.NEWUTS | CloneFlag.NEWIPC
-    if not grouped:
-        # Otherwise it comes later, when process 1 is in the group that shall be the topmost it sees.
-        flags |= CloneFlag.NEWCGROUP
-    return flags if network == "host" else flags | CloneFlag.NEWNET
-
-
 def plan(spec: Spec) -> tuple[Operation, ...]:
     """Return the steps that carry out *spec*, in order. Nothing is done."""
     early = ahead(namespaces(spec), staged=not spec.runtime)
     return (*outside(spec), *early, *inside(spec), *program_of(spec), *watch())
-
-
-def outside(spec: Spec) -> list[Operation]:
-    """Return the steps of the launcher."""
-    steps = []
-    if spec.limits is not None:
-        from cowstore.runtime import cgroups
-
-        steps.append(operation(Stage.LAUNCHER, cgroups.make_groups, limits=spec.limits))
-    if spec.runtime:
-        from cowstore.runtime import oci
-
-        steps.append(operation(Stage.LAUNCHER, oci.make_group))
-    if spec.network == "user":
-        from cowstore.runtime import network
-
-        steps.append(operation(Stage.LAUNCHER, network.find_helper))
-    if spec.binds and not spec.runtime:
-        steps.append(operation(Stage.LAUNCHER, root.open_binds, binds=spec.binds))
-    steps.append(
-        operation(Stage.LAUNCHER, root.realise_root, mounts=spec.mounts, read_only=spec.read_only, held=spec.holds_root)
-    )
-    return steps
 
 
 def ahead(flags: CloneFlag, *, staged: bool = True) -> list[Operation]:

@@ -10,7 +10,8 @@ from cowstore.runtime.binds import Bind
 from cowstore.runtime.compose import ready_filter
 from cowstore.runtime.limits import Limits
 from cowstore.runtime.operations import Stage
-from cowstore.runtime.plan import describe, may_start_ahead, namespaces, plan, program_ahead, program_of
+from cowstore.runtime.outside import namespaces
+from cowstore.runtime.plan import describe, may_start_ahead, plan, program_ahead, program_of
 from cowstore.runtime.spec import Spec
 
 MOUNTS = (Mount(type="overlay", source=b"overlay", options=((b"lowerdir+", b"/lower"),)),)
