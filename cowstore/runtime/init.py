@@ -1,9 +1,9 @@
 """Process 1: makes the root from inside, starts the program, forwards signals to it, and reaps whatever it leaves.
 
 It is a fork of the launcher, made before anybody knows what it is to run (see :mod:`cowstore.runtime.newborn`). At
-first it prepares what every container needs, and a process that will be the program; then it waits for its order. The
-image's files are all around it once the root has changed. So it imports nothing from there on, prints nothing, and
-holds no descriptor that leads out but a lock file's.
+first it prepares what every container needs; then it waits for its order. The image's files are all around it once the
+root has changed. So it imports nothing from there on, prints nothing, and holds no descriptor that leads out but a lock
+file's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from cowstore.runtime.forwarded import FORWARDED, TO_GROUP
 from cowstore.runtime.inside import Inside
 from cowstore.runtime.messages import LAUNCHER_FAILED, explain
 from cowstore.runtime.passing import ENTRANCE, KEPT
-from cowstore.runtime.plan import ahead, may_start_ahead, program_ahead, program_of, watch
+from cowstore.runtime.plan import ahead, may_be_started, program_of, watch
+from cowstore.runtime.plan import become as become_steps
 from cowstore.runtime.plan import inside as inside_steps
 from cowstore.runtime.program import ProgramError
 from cowstore.runtime.transport import unpack
@@ -53,39 +54,32 @@ def process_1(flags: CloneFlag, *, staged: bool, status: int, control: _socket.s
         inside = Inside()
         inside.status, inside.control = status, control.fileno()
         if _take(ahead(flags, staged=staged), inside):
-            # A change of root by chroot(2) would not reach a process that is there already.
-            program = Program(inside) if staged and not inside.chrooted else None
             order = passing.receive(control)
             if order is not None:
-                code = _obey(order, inside, program)
+                code = _obey(order, inside)
     finally:
         # Whatever happens, and be it a fault of ours: never return into the launcher's code, of which this is a copy.
         os._exit(code)
 
 
-def _obey(order: Order, inside: Inside, program: Program | None) -> int:
+def _obey(order: Order, inside: Inside) -> int:
     """Do what is ordered; returns what to exit with."""
     _take_files(order, inside)
     spec, _ = unpack(order.spec)
-    if program is not None:
-        if may_start_ahead(spec):
-            program.send(order)
-        else:
-            program.end()
-            program = None
     inside.hostname = order.hostname
     if not _take(inside_steps(spec), inside):
         return LAUNCHER_FAILED
     for text in inside.warnings:
         messages.send(inside.status, messages.WARNING, text)
     if spec.as_pid_1 and not spec.runtime:
-        become(program_of(spec), inside, inside.status)
+        become(become_steps(spec), inside, inside.status)
         return LAUNCHER_FAILED
-    if program is None:
-        program = Program(inside, spec)
-    else:
-        program.go_on()
-    return stay(program, inside)
+    if not may_be_started(spec):
+        return stay(Program(inside, spec), inside)
+    if not become(program_of(spec), inside, inside.status):
+        return LAUNCHER_FAILED
+    assert inside.program is not None, "the last step has started it"
+    return stay(Started(inside.program), inside)
 
 
 def _take_files(order: Order, inside: Inside) -> None:
@@ -156,51 +150,35 @@ def become(steps: Iterable[Operation], inside: Inside, status: int) -> bool:
     return all(_attempt(step, inside, status) for step in steps)
 
 
-class Program:
-    """The process that becomes the program, as its parent sees it."""
+class Started:
+    """The process of a program that was executed."""
 
-    def __init__(self, inside: Inside, spec: Spec | None = None) -> None:
-        """Start it.
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
-        :param spec: what it is to be. None, and there is no root yet either: it waits for an order, and for the root.
-        """
+    def refusal(self) -> bytes:
+        """Say why it cannot be executed: it was."""
+        return b""
+
+
+class Program(Started):
+    """A copy of this process that becomes the program, as its parent sees it."""
+
+    def __init__(self, inside: Inside, spec: Spec) -> None:
         self._told, tell = os.pipe2(os.O_CLOEXEC)
-        self._channel: _socket.socket | None = None
-        there: _socket.socket | None = None
-        if spec is None:
-            self._channel, there = passing.pair()
         if inside.entered:
             import_no_more()
-        self.pid = os.fork()
+        super().__init__(os.fork())
         if self.pid == 0:
             try:
                 os.close(self._told)
                 os.close(inside.status)
                 if inside.control != -1:
                     os.close(inside.control)
-                if self._channel is not None:
-                    self._channel.close()
-                _be_program(inside, spec, there, tell)
+                become(become_steps(spec), inside, tell)
             finally:
                 os._exit(LAUNCHER_FAILED)
         os.close(tell)
-        if there is not None:
-            there.close()
-
-    def send(self, order: Order) -> None:
-        """Hand the order on, with the standard streams."""
-        assert self._channel is not None, "it was started ahead"
-        streams = [(name, int(name)) for name, _ in order.files if name.isdigit()]
-        mine = passing.Order(spec=order.spec, hostname=order.hostname, files=tuple(streams))
-        passing.send(self._channel, mine)
-
-    def go_on(self) -> None:
-        """Say that the root is there."""
-        assert self._channel is not None, "it was started ahead"
-        try:
-            self._channel.send(b"+")
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it has failed already, and said why
 
     def refusal(self) -> bytes:
         """Wait until it has been executed, or cannot be: then it says why."""
@@ -208,31 +186,10 @@ class Program:
         while part := os.read(self._told, 65536):
             said += part
         os.close(self._told)
-        if self._channel is not None:
-            self._channel.close()
         return said
 
-    def end(self) -> None:
-        """End it instead."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        self.refusal()
 
-
-def _be_program(inside: Inside, spec: Spec | None, channel: _socket.socket | None, tell: int) -> None:
-    """Take the steps of the program's process; returns only if one fails."""
-    if spec is not None:
-        become(program_of(spec), inside, tell)
-        return
-    assert channel is not None, "somebody says what to be"
-    order = passing.receive(channel) if become(program_ahead(), inside, tell) else None
-    if order is not None:
-        _take_files(order, inside)
-        inside.gate = channel.detach()
-        become(program_of(unpack(order.spec)[0], ahead=True), inside, tell)
-
-
-def stay(program: Program, inside: Inside, *, alone: bool = True) -> int:
+def stay(program: Started, inside: Inside, *, alone: bool = True) -> int:
     """Stay with the program to its end; returns what to exit with.
 
     :param alone: this is process 1, and all processes there are to see are the container's. If not, only the program

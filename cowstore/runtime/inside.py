@@ -35,7 +35,7 @@ class Inside:
         joins them. :ivar oom_score: what to give the program back of it.
     :ivar hostname: name of the machine outside.
     :ivar status: pipe to the launcher. :ivar control: socket from the launcher.
-    :ivar gate: in a program that was started ahead, socket from process 1, which speaks when there is a root; or None.
+    :ivar program: number of the program's process, once process 1 has started it without a copy of itself; or None.
     :ivar terminal: the program's end of its terminal, or None.
     :ivar helper: program that connects the network, or nothing. :ivar bundle: directory of a bundle for another
         runtime, or nothing.
@@ -57,7 +57,7 @@ class Inside:
         self.oom_score = b""
         self.hostname = ""
         self.status = self.control = -1
-        self.gate: int | None = None
+        self.program: int | None = None
         self.terminal: Descriptor | None = None
 
     @property

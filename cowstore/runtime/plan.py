@@ -7,14 +7,14 @@ from cowstore.runtime import devices, masks, privileges, program, root, system, 
 from cowstore.runtime.compose import ready_filter
 from cowstore.runtime.operations import Stage, operation
 from cowstore.runtime.outside import namespaces, outside
-from cowstore.runtime.spec import DEFAULT_CAPS, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cowstore.runtime.operations import Operation
+    from cowstore.runtime.spec import Spec
 
 
-CAP_DAC_OVERRIDE, CAP_KILL = 1, 5
+CAP_KILL = 5
 
 
 def plan(spec: Spec) -> tuple[Operation, ...]:
@@ -111,21 +111,33 @@ def watch() -> list[Operation]:
     return [operation(Stage.WATCH, privileges.limit_capabilities, keep=1 << CAP_KILL)]
 
 
-def program_ahead() -> list[Operation]:
-    """Return the steps of a program's process that it takes before it is known what it will be: the usual ones."""
-    return [*_own(Spec(mounts=(), argv=())), *_rights(DEFAULT_CAPS, "0:0", ready_filter(), gains=False)]
+def may_be_started(spec: Spec) -> bool:
+    """Tell whether process 1 can start the program without a copy of itself, with rights that it shares with it.
 
-
-def may_start_ahead(spec: Spec) -> bool:
-    """Tell whether :func:`program_ahead` is how *spec* begins."""
-    return not spec.as_pid_1 and not spec.runtime and program_of(spec)[: len(ahead := program_ahead())] == ahead
-
-
-def program_of(spec: Spec, *, ahead: bool = False) -> list[Operation]:
-    """Return the steps of the program's process.
-
-    :param ahead: those of :func:`program_ahead` are behind it.
+    It needs one of them itself, to end what the program leaves, and the system calls that the default filter allows.
     """
+    return (
+        not (spec.as_pid_1 or spec.runtime or spec.tty or spec.new_privileges)
+        and spec.limits is None
+        and spec.user == "0:0"
+        and bool(spec.capabilities >> CAP_KILL & 1)
+        and spec.seccomp in {b"", ready_filter()}
+    )
+
+
+def program_of(spec: Spec) -> list[Operation]:
+    """Return the steps that make the program: of process 1, where it can be started, or of its own process."""
+    if may_be_started(spec):
+        return [
+            operation(Stage.INIT, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
+            *_rights(spec, Stage.INIT),
+            operation(Stage.INIT, program.start, argv=spec.argv, env=spec.env),
+        ]
+    return become(spec)
+
+
+def become(spec: Spec) -> list[Operation]:
+    """Return the steps of a process that becomes the program."""
     if spec.runtime:
         from cowstore.runtime import oci
 
@@ -134,16 +146,11 @@ def program_of(spec: Spec, *, ahead: bool = False) -> list[Operation]:
             operation(Stage.PROGRAM, program.unblock_signals),
             operation(Stage.PROGRAM, oci.execute_runtime, runtime=spec.runtime),
         ]
-    there = [
-        operation(Stage.PROGRAM, program.await_root),
-        operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
-    ]
-    rights = [] if ahead else _rights(spec.capabilities, spec.user, spec.seccomp, gains=spec.new_privileges)
-    # The root's files say who a user is, and privileges may be needed to enter a directory; else nothing waits for it.
-    steps = [*rights, *there] if ahead or _knows_its_rights(spec) else [*there, *rights]
     return [
-        *([] if ahead else _own(spec)),
-        *steps,
+        *_own(spec),
+        # The root's files say who a user is, and privileges may be needed to enter a directory.
+        operation(Stage.PROGRAM, program.enter_directory, path=spec.cwd, may_lack=spec.cwd_may_lack),
+        *_rights(spec, Stage.PROGRAM),
         operation(Stage.PROGRAM, program.unblock_signals),
         operation(Stage.PROGRAM, program.execute, argv=spec.argv, env=spec.env),
     ]
@@ -160,24 +167,18 @@ def _own(spec: Spec) -> list[Operation]:
     return steps
 
 
-def _knows_its_rights(spec: Spec) -> bool:
-    """Tell whether the root changes nothing about the rights, and the rights nothing about what is left to do there."""
-    may_enter = bool(spec.capabilities >> CAP_DAC_OVERRIDE & 1)
-    return spec.user == "0:0" and may_enter and (not spec.seccomp or spec.seccomp == ready_filter())
-
-
-def _rights(capabilities: int, user: str, seccomp: bytes, *, gains: bool) -> list[Operation]:
-    steps = [operation(Stage.PROGRAM, privileges.bound_capabilities, keep=capabilities)]
-    filtering = [operation(Stage.PROGRAM, privileges.filter_calls, program=seccomp)] if seccomp else []
-    if gains:
+def _rights(spec: Spec, stage: Stage) -> list[Operation]:
+    steps = [operation(stage, privileges.bound_capabilities, keep=spec.capabilities)]
+    filtering = [operation(stage, privileges.filter_calls, program=spec.seccomp)] if spec.seccomp else []
+    if spec.new_privileges:
         # Whoever may gain privileges needs one to be filtered.
         steps += filtering
     steps += [
-        operation(Stage.PROGRAM, users.become_user, user=user),
-        operation(Stage.PROGRAM, privileges.limit_capabilities, keep=capabilities),
+        operation(stage, users.become_user, user=spec.user),
+        operation(stage, privileges.limit_capabilities, keep=spec.capabilities),
     ]
-    if not gains:
-        steps.append(operation(Stage.PROGRAM, privileges.gain_nothing))
+    if not spec.new_privileges:
+        steps.append(operation(stage, privileges.gain_nothing))
         steps += filtering
     return steps
 

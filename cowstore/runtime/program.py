@@ -11,10 +11,11 @@ from cowstore._linux._call import oserror
 from cowstore._linux.fd import Descriptor
 from cowstore._linux.files import Resolve, openat2
 from cowstore._linux.signals import rt_sigaction_default
-from cowstore.runtime.messages import LAUNCHER_FAILED
+from cowstore._linux.spawn import posix_spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from cowstore.runtime.inside import Inside
@@ -32,17 +33,6 @@ class ProgramError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-def await_root(inside: Inside) -> None:
-    """Wait until process 1 has made the root; where it was there before this process, that is no wait."""
-    gate, inside.gate = inside.gate, None
-    if gate is None:
-        return
-    if not os.read(gate, 1):
-        os._exit(LAUNCHER_FAILED)  # process 1 could not
-    os.close(gate)
-    inside.take_root(Descriptor(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
 
 
 def enter_directory(inside: Inside, *, path: str, may_lack: bool) -> None:
@@ -93,6 +83,30 @@ def execute(inside: Inside, *, argv: tuple[str, ...], env: tuple[tuple[str, str]
     :raises ProgramError: there is none, or it cannot be executed.
     """
     inside.let_go()
+    _try_each(inside, argv, env, os.execve)
+    raise AssertionError("execve(2) does not return")
+
+
+def start(inside: Inside, *, argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> None:
+    """Start the program as a child, with what process 1 may still do; no copy of process 1 is made for that.
+
+    :raises ProgramError: there is none, or it cannot be executed.
+    """
+    inside.let_go()
+    inside.program = _try_each(inside, argv, env, posix_spawn)
+    os.chdir("/")
+
+
+def _try_each(
+    inside: Inside,
+    argv: tuple[str, ...],
+    env: tuple[tuple[str, str], ...],
+    run: Callable[[str, tuple[str, ...], dict[str, str]], int],
+) -> int:
+    """Look for the program, and run what is found.
+
+    :raises ProgramError: there is none, or it cannot be executed.
+    """
     environment = dict(env)
     environment.setdefault("HOME", inside.home)
     name = argv[0]
@@ -107,7 +121,7 @@ def execute(inside: Inside, *, argv: tuple[str, ...], env: tuple[tuple[str, str]
     for path in candidates:
         try:
             _refuse_magic(path)
-            os.execve(path, argv, environment)
+            return run(path, argv, environment)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR} and not _is_there(path):
                 continue

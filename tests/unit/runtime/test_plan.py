@@ -11,7 +11,7 @@ from cowstore.runtime.compose import ready_filter
 from cowstore.runtime.limits import Limits
 from cowstore.runtime.operations import Stage
 from cowstore.runtime.outside import namespaces
-from cowstore.runtime.plan import describe, may_start_ahead, plan, program_ahead, program_of
+from cowstore.runtime.plan import describe, may_be_started, plan, program_of
 from cowstore.runtime.spec import Spec
 
 MOUNTS = (Mount(type="overlay", source=b"overlay", options=((b"lowerdir+", b"/lower"),)),)
@@ -38,7 +38,7 @@ def test_the_root_is_cut_off_before_anything_is_mounted_and_left_before_the_prog
     inside = [step.name for step in steps if step.stage is not Stage.LAUNCHER]
     assert [step.name for step in steps if step.stage is Stage.LAUNCHER] == ["realise root"]
     assert inside[0] == "separate mounts"
-    order = ["make stage", "make proc", "enter stage", "mount root", "mount proc", "pivot", "await root", "execute"]
+    order = ["make stage", "make proc", "enter stage", "mount root", "mount proc", "pivot", "start"]
     assert [name for name in inside if name in order] == order
 
 
@@ -62,29 +62,33 @@ def test_namespaces() -> None:
 
 
 def test_signals_come_through_last() -> None:
-    steps = [step.name for step in plan(spec()) if step.stage is Stage.PROGRAM]
+    steps = [step.name for step in plan(spec(user="app")) if step.stage is Stage.PROGRAM]
     assert steps[-2:] == ["unblock signals", "execute"]
 
 
-def test_a_program_may_be_started_before_it_is_known_when_its_rights_are_the_usual_ones() -> None:
+def test_process_1_starts_a_program_whose_rights_it_can_share() -> None:
     usual = spec(seccomp=ready_filter(), cwd="/srv", hostname="x", binds=(Bind(source="/var", target="/var"),))
-    assert may_start_ahead(usual)
-    assert [*program_ahead(), *program_of(usual, ahead=True)] == program_of(usual)
-    for other in ({"user": "1"}, {"capabilities": 0}, {"as_pid_1": True}, {"tty": True}, {"limits": Limits(pids=9)}):
-        assert not may_start_ahead(spec(seccomp=ready_filter(), **other))
-    assert not may_start_ahead(spec(new_privileges=True, seccomp=ready_filter()))
-    assert not may_start_ahead(spec(seccomp=b"12345678"))
+    assert may_be_started(usual)
+    assert {step.stage for step in program_of(usual)} == {Stage.INIT}
+    assert [step.name for step in program_of(usual)][-2:] == ["filter calls", "start"]
+    for other in (
+        {"user": "1"}, {"capabilities": 0}, {"as_pid_1": True}, {"tty": True}, {"limits": Limits(pids=9)},
+        {"new_privileges": True}, {"seccomp": b"12345678"},
+    ):  # fmt: skip
+        made = spec(**({"seccomp": ready_filter()} | other))
+        assert not may_be_started(made)
+        assert {step.stage for step in program_of(made)} == {Stage.PROGRAM}
 
 
-def test_who_needs_the_root_for_his_rights_waits_for_it() -> None:
-    for other in ({"user": "app"}, {"capabilities": 0}):
+def test_the_directory_is_entered_while_there_are_all_rights() -> None:
+    for other in ({}, {"user": "app"}, {"capabilities": 0}):
         steps = [step.name for step in program_of(spec(seccomp=ready_filter(), **other))]
-        assert steps.index("await root") < steps.index("enter directory") < steps.index("bound capabilities")
+        assert steps.index("enter directory") < steps.index("bound capabilities")
 
 
 def test_it_can_be_read() -> None:
     lines = describe(spec(hostname="inside", cwd="/srv"))
     assert lines[0] == "launcher: start process 1 in new namespaces (ns, cgroup, uts, ipc, pid, net)"
     assert "process 1: name machine (hostname=inside)" in lines
-    assert any(line.startswith("program: enter directory (path=/srv") for line in lines)
+    assert any(line.startswith("process 1: enter directory (path=/srv") for line in lines)
     assert not any("\n" in line for line in lines)
