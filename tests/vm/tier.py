@@ -170,8 +170,8 @@ def one_driver(plan: str, driver: str) -> tuple[Run, ...]:
     own = (f"tests/vm/drivers/{driver}",) if os.path.isdir(f"tests/vm/drivers/{driver}") else ()
     if kind == "uml":
         arguments = (*own, *suite(*SUITE, "mutants"))
-        return (Run(name=driver, drivers=(driver,), kind=kind, memory="2G", seconds=3000, arguments=arguments),)
-    # Two emulators are more than one with two processors. The planted bugs are left to quicker kernels.
+        return (Run(name=driver, drivers=(driver,), kind=kind, memory="2G", seconds=6000, arguments=arguments),)
+    # Two emulators are more than one with two processors; these halves take about as long as each other.
     half = Run(
         name=f"{driver}, one half",
         drivers=(driver,),
@@ -180,9 +180,9 @@ def one_driver(plan: str, driver: str) -> tuple[Run, ...]:
         seconds=EMULATED_SECONDS,
         test_seconds=EMULATED_TEST_SECONDS,
         asks_first=True,
-        arguments=(*own, *suite("cases", "machine")),
+        arguments=(*own, *suite("machine", "cases", "crowd")),
     )
-    return half, dataclasses.replace(half, name=f"{driver}, other half", arguments=suite("model", "faults", "crowd"))
+    return half, dataclasses.replace(half, name=f"{driver}, other half", arguments=suite("model", "faults", "mutants"))
 
 
 def execute(runs: Sequence[Run], extra: Sequence[str], results: str, *, at_once: int) -> dict[str, int]:
