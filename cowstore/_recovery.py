@@ -42,6 +42,7 @@ def recover(core: Core) -> Iterator[str]:
             yield from (line for line in removed if line)
             if None not in removed and not _mount_points(core).get(token):
                 leases.forget_owner(core.owners_fd, token, fd)
+                fd = -1  # closed, as below
         finally:
             leases.drop(fd)
     core.driver.tidy()
@@ -96,6 +97,7 @@ def _settle(core: Core, row: Row) -> str | None:
             core.catalog.begin_remove(row, owner=row.owner or "", mounted=True)
         remove_data(core, row)
         leases.forget(core.leases_fd, row.id, fd)
+        fd = -1  # closed: the number may already be that of another thread's lease
     except (OSError, CowstoreError) as error:
         logger(__name__).warning(
             "%s: cannot settle %r, which a dead process left %s: %s", core.root, row.key, row.state, error

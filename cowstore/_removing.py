@@ -24,6 +24,7 @@ def remove(core: Core, key: str, *, wait: bool = False) -> None:
         remove_data(core, row)
         _faults.point("store.remove.dropped")
         leases.forget(core.leases_fd, row.id, fd)
+        fd = -1  # closed: the number may already be that of another thread's lease
     finally:
         leases.drop(fd)
     if "cowstore.image." in row.labels or "cowstore.layer." in row.labels:
