@@ -52,7 +52,10 @@ def brinfo(fd: Fd) -> list[tuple[bytes, int]]:
         raise oserror("ioctl(2) AUFS_CTL_BRINFO")
     size = count * _SIZE
     # A page for each branch: as long as a mount takes, if the kernel has to find them anew each time.
-    table = _spare.pop() if _spare else bytearray(size)
+    try:
+        table = _spare.pop()
+    except IndexError:
+        table = bytearray(size)
     if len(table) < size:
         table = bytearray(size)
     if _ioctl(number_of(fd), CTL_BRINFO, (ctypes.c_char * size).from_buffer(table)) < 0:
