@@ -257,14 +257,16 @@ def dev_create(control: Fd, name: str, uuid: str = "") -> Info:
     return _call(control, Command.DEV_CREATE, name, uuid=uuid)[0]
 
 
-def dev_remove(control: Fd, which: str | int, *, deferred: bool = False, udev: UdevFlag = PRIVATE) -> Info:
+def dev_remove(control: Fd, which: str | int, *, deferred: bool = False) -> Info:
     """Remove a device, or, when ``deferred`` and it is open, let its last close do it.
+
+    A running udev is told nothing beside: its rules make nothing of a device that goes, and would run a program for it.
 
     Raises:
         OSError: ENXIO, there is none; EBUSY, it is open and not deferred.
     """
     flags = DmFlag.DEFERRED_REMOVE if deferred else DmFlag.NONE
-    return _call(control, Command.DEV_REMOVE, which, flags=flags, event_nr=_cookie(udev))[0]
+    return _call(control, Command.DEV_REMOVE, which, flags=flags)[0]
 
 
 def dev_suspend(control: Fd, which: str | int, *, flags: DmFlag = DmFlag.NONE) -> Info:

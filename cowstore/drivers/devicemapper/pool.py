@@ -33,6 +33,8 @@ COMPLETE = 1
 """The pool's transaction id from the moment the base is whole: the pool commits it together with the base's blocks."""
 _BYTES_PER_MAPPING = 48
 """Metadata that a mapped block takes at most, for its own entry and its part of half-filled nodes."""
+_METADATA_RESERVE = 1 << 20
+"""Kept from all that is new, a tenth of the metadata at most: a removal writes metadata before it frees any."""
 _HOST_MARGIN = 4 << 20
 _BUSY_SECONDS = 2.0
 
@@ -303,10 +305,13 @@ class Pool:
         used, total = (
             (status.data_used, status.data_total) if what == DATA else (status.metadata_used, status.metadata_total)
         )
-        limit = self._limit(what)
-        way_out = (
-            f"remove snapshots, or raise {what}_limit_bytes ({limit})" if self.record.on_files else "remove snapshots"
-        )
+        way_out = "remove snapshots"
+        if status.needs_check:
+            way_out = f"close all stores on it, and run `thin_check --clear-needs-check-flag {self.path(METADATA)}`"
+        elif self.record.on_files:
+            way_out += f", or raise {what}_limit_bytes ({self._limit(what)})"
+        elif self.is_own and status.mode == "ro":
+            way_out = f"close all stores on it, enlarge {self.path(METADATA)}, and open one again"
         return OutOfSpace(
             f"the pool {self.name} has too little {what} space: {used} of {total} bytes are used, "
             f"{self.options.min_free_percent} % must stay free; {way_out}",
@@ -354,6 +359,8 @@ class Pool:
     def _short(self, what: str, status: PoolStatus, wanted: int) -> bool:
         total = status.data_total if what == DATA else status.metadata_total
         free = status.free(what)
+        if what == METADATA:
+            wanted = max(wanted, min(_METADATA_RESERVE, total // 10))
         return free < wanted or free * 100 < total * self.options.min_free_percent
 
     def _check_host(self, status: PoolStatus) -> None:

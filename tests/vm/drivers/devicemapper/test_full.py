@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 import threading
 import time
@@ -20,7 +21,7 @@ from cowstore.errors import OutOfSpace
 from tests.vm.drivers.devicemapper.conftest import SMALL, write_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.vm.drivers.devicemapper.conftest import Bench
 
@@ -203,3 +204,46 @@ def test_options_of_a_pool_that_is_active_are_followed(
     caplog.clear()
     DeviceMapper(str(bench.directory), bench.options).close()
     assert not caplog.text
+
+
+def scatter(node: str, places: Iterable[int]) -> None:
+    """Write 4 KiB at each of these blocks of the pool, 64 KiB in size."""
+    fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for count, place in enumerate(places):
+            os.pwrite(fd, b"x" * 4096, place << 16)
+            if count % 500 == 499:
+                os.fsync(fd)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+SCARCE = {
+    "metadata_bytes": 2 * MIB,
+    "metadata_limit_bytes": 2 * MIB,
+    "data_bytes": 16384 * MIB,
+    "data_limit_bytes": 16384 * MIB,
+}
+
+
+def test_little_metadata_and_much_data(make: Callable[..., Bench]) -> None:
+    """DM-09: snapshots, 4 KiB at 2000 places in each, until one is refused; the pool is never stopped by the kernel."""
+    driver = make(**SCARCE, base_bytes=1024 * MIB).driver
+    chance = random.Random(9)
+
+    def snapshot_and_scatter() -> None:
+        for id in range(1, 1000):
+            driver.create(id, None, None)
+            (mount,) = driver.mounts(id, False)
+            scatter(os.fsdecode(mount.source), chance.sample(range(1 << 14), 2000))
+            driver.release(id)
+
+    error = refused(snapshot_and_scatter)
+    assert error.what == "metadata"
+    status = driver._pool.status()
+    assert (status.mode, status.metadata_total) == ("rw", 2 * MIB)
+    made = driver.held()
+    assert len(made) > 5
+    driver.remove(max(made))
+    driver.create(2000, None, None)
