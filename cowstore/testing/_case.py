@@ -35,6 +35,8 @@ class Factory:
     :param options: its options.
     :param directory: where to make them; a fresh directory below the temporary one if None. Nothing else is touched.
     :param volatile: open them as volatile unless a case says otherwise.
+    :param copies: a closed store is nothing but files, so that a copy of its directory is a store like it, as long as
+        the two are not open at once. What many tests begin with is then made once, and copied.
     """
 
     def __init__(
@@ -44,10 +46,13 @@ class Factory:
         options: Mapping[str, object] | None = None,
         directory: str | None = None,
         volatile: bool = False,
+        copies: bool = False,
     ) -> None:
         self.driver = driver
         self.options = dict(options or {})
         self.volatile = volatile
+        self.copies = copies
+        self._begun: dict[str, Ground] = {}
         self.directory = os.path.realpath(directory or tempfile.mkdtemp(prefix="cowstore-suite-"))
         self._own = directory is None
         self._count = 0
@@ -71,8 +76,19 @@ class Factory:
         store: Store = cowstore.open(root, **arguments)  # type: ignore[arg-type]
         return store
 
+    def begin(self, name: str, make: Callable[[], Ground]) -> Ground:
+        """Give a closed ground as *make* makes it: where stores can be copied, a copy of the first one of that name."""
+        if not self.copies:
+            return make()
+        if name not in self._begun:
+            self._begun[name] = make()
+        return self._begun[name].copied()
+
     def close(self) -> None:
-        """Remove the directory, if the factory made it."""
+        """Remove what :meth:`begin` kept, and the directory, if the factory made it."""
+        for ground in self._begun.values():
+            ground.discard()
+        self._begun.clear()
         if self._own:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -168,6 +184,22 @@ class Ground:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def copied(self) -> Ground:
+        """Copy a ground whose store is closed."""
+        from cowstore.trees.copy import copy_tree
+
+        other = Ground(self.factory, os.path.basename(self.directory))
+        os.rmdir(other.flat)
+        source = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        target = os.open(other.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            copy_tree(source, target)
+        finally:
+            os.close(source)
+            os.close(target)
+        other._round, other._stages = self._round, self._stages
+        return other
 
     def scratch(self, name: str) -> str:
         """Make an empty directory beside the store."""

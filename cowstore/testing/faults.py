@@ -12,6 +12,7 @@ Opening a store is a verb like the others: it is killed as well while it recover
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -273,6 +274,11 @@ def facts(store: Store) -> Facts:
 
 
 def _ground(factory: Factory, scenario: Scenario) -> Ground:
+    """Give what the verb works on, the store closed."""
+    return factory.begin(scenario.name, lambda: _made(factory, scenario))
+
+
+def _made(factory: Factory, scenario: Scenario) -> Ground:
     ground = Ground(factory, scenario.name.replace(" ", "-"))
     if scenario.set_up is not _nothing:
         scenario.set_up(ground)
@@ -284,18 +290,24 @@ def _ground(factory: Factory, scenario: Scenario) -> Ground:
     return ground
 
 
+def _missing(factory: Factory, scenario: Scenario) -> list[str]:
+    if not scenario.needs:
+        return []
+    probe = Ground(factory, "needs")
+    try:
+        missing = [flag for flag in scenario.needs if not getattr(probe.store.capabilities, flag)]
+        probe.destroy()
+    finally:
+        probe.discard()
+    return missing
+
+
 def points(factory: Factory, scenario: Scenario) -> list[Point]:
     """Run the verb to its end, verify it, and list the fault points it passes.
 
     :raises NotApplicable: the driver does not claim what the verb needs.
     """
-    probe = Ground(factory, "needs")
-    try:
-        missing = [flag for flag in scenario.needs if not getattr(probe.store.status().capabilities, flag)]
-        probe.destroy()
-    finally:
-        probe.discard()
-    if missing:
+    if missing := _missing(factory, scenario):
         raise NotApplicable(f"the {factory.driver} driver does not claim {', '.join(missing)}")
     ground = _ground(factory, scenario)
     passed: list[str] = []
@@ -331,6 +343,8 @@ def _run_until(ground: Ground, act: Callable[[Ground], object], name: str, count
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        # A collection would touch, and so copy, all of the parent's memory.
+        gc.disable()
         code = _FAILED
         try:
             left = count
@@ -361,6 +375,7 @@ def _recovery_points(ground: Ground) -> list[tuple[str, int]]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        gc.disable()
         try:
 
             def tell(name: str) -> None:

@@ -39,5 +39,7 @@ def driver(
 @pytest.fixture
 def factory(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Factory]:
     """Makes stores of the driver in a directory that is short, on the file system of pytest's temporary one."""
-    with Factory(driver, options=ground.options(driver), directory=str(tmp_path_factory.mktemp("suite"))) as made:
+    directory = str(tmp_path_factory.mktemp("suite"))
+    copies = driver in ground.COPIES
+    with Factory(driver, options=ground.options(driver), directory=directory, copies=copies) as made:
         yield made

@@ -31,6 +31,10 @@ _OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
+COPIES = {"devicemapper"}
+"""Drivers whose stores, made like that, are plain files."""
+
+
 def drivers() -> list[str]:
     """List the drivers to run the suite over."""
     chosen = os.environ.get(CHOICE)
