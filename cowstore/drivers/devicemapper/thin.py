@@ -16,6 +16,7 @@ from cowstore._linux import dm
 from cowstore._linux._call import bind, oserror, retry
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import nodes
+from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.tables import go_on, swap_table, take_away
 from cowstore.errors import Busy, CowstoreError, StoreCorrupt
 
@@ -95,8 +96,15 @@ class Thins:
     def _load(self, id: int, size_bytes: int, *, read_only: bool) -> None:
         pool = self._pool.dev
         params = f"{os.major(pool)}:{os.minor(pool)} {self._pool.number(id)}"
-        target = dm.Target(0, size_bytes // dm.SECTOR, "thin", params)
-        dm.table_load(self.control, self.name(id), [target], read_only=read_only)
+        targets = [dm.Target(0, size_bytes // dm.SECTOR, "thin", params)]
+        try:
+            dm.table_load(self.control, self.name(id), targets, read_only=read_only)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # The kernel loads none while the pool is suspended, as it is to get a new table: that is done under a lock.
+            with locked(self._pool.directory, POOL_SIZE):
+                dm.table_load(self.control, self.name(id), targets, read_only=read_only)
 
     def _call_back(self, id: int) -> bool:
         """Undo a deferred removal; False when it was faster."""

@@ -16,6 +16,7 @@ import pytest
 from cowstore import mounting
 from cowstore._linux import dm
 from cowstore.drivers.devicemapper import metadata_snapshot
+from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import MIB
 from cowstore.errors import Busy, StoreCorrupt, Unsupported
 from tests.vm.drivers.devicemapper.conftest import write_random
@@ -371,3 +372,26 @@ def test_an_id_deleted_behind_the_back(bench: Bench) -> None:
     assert not list(driver.examine(2, None, False))
     driver.remove(1)
     assert driver.held() == {2}
+
+
+def test_a_device_is_made_when_the_pool_goes_on(bench: Bench) -> None:
+    """The kernel makes none in a pool that is suspended, as it is while it grows: that is waited for."""
+    pool = bench.driver._pool
+    bench.driver.create(1, None, None)
+    stopped = threading.Event()
+
+    def grow() -> None:
+        with locked(pool.directory, POOL_SIZE):
+            dm.dev_suspend(pool.control, pool.name, flags=dm.DmFlag.NOFLUSH | dm.DmFlag.SKIP_LOCKFS)
+            stopped.set()
+            time.sleep(0.3)
+            dm.dev_resume(pool.control, pool.name)
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    assert stopped.wait(10)
+    try:
+        assert bench.driver.mounts(1, False)
+    finally:
+        thread.join()
+    bench.driver.release(1)
