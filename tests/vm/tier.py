@@ -152,7 +152,13 @@ PLANS: dict[str, tuple[Run, ...]] = {
             TWO_PROCESSORS,
             seconds=1200,
             environment=("COWSTORE_CROWD_SEEDS=1",),
-            arguments=(SMOKE, SNAPSHOTS, *suite("crowd"), "-k", f"smoke or mounted_origin or ({FEW_CROWDS})"),
+            arguments=(
+                SMOKE,
+                SNAPSHOTS,
+                *suite("crowd"),
+                "-k",
+                f"(smoke or mounted_origin or ({FEW_CROWDS})) and not fifty",
+            ),
         ),
     ),
     "kernel-full": (

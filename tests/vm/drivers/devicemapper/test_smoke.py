@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -61,3 +62,18 @@ def test_programs_run_on_snapshots(base: Path, tmp_path: Path) -> None:
     said(*cowstore, "check")
     said(*cowstore, "destroy", "--yes")
     assert not os.path.exists(f"{store}/catalog.db")
+
+
+def test_fifty_kept(base: Path, tmp_path: Path) -> None:
+    """Each of fifty kept snapshots of one base takes 512 KiB at most: its changes, and what a mounted ext4 writes."""
+    store = str(tmp_path / "store")
+    run = [str(HERE / "cowstore-run"), "--store", store, "--driver", "devicemapper", "--base", str(base)]
+    for name, mebibytes in (("base", 48), ("data", 256), ("metadata", 4)):
+        run += ["--option", f"{name}_bytes={mebibytes << 20}"]
+    for number in range(50):
+        said(*run, "--keep", f"kept-{number}", "--", "sh", "-c", f"echo {number} > /etc/mine")
+    rows = json.loads(said(str(HERE / "cowstore"), "--store", store, "df", "--json"))["snapshots"]
+    sizes = {row["key"]: row["size_bytes"] for row in rows if row["key"].startswith("kept-")}
+    assert len(sizes) == 50
+    assert 0 < min(sizes.values()) <= max(sizes.values()) <= 512 << 10
+    said(str(HERE / "cowstore"), "--store", store, "destroy", "--yes")
