@@ -15,6 +15,7 @@ COMMON = {
     "/sbin/mkfs.xfs": "xfsprogs",
     "/bin/btrfs": "btrfs-progs",
     "/usr/sbin/thin_check": "thin-provisioning-tools",
+    "/sbin/lvcreate": "lvm2",
     "/bin/udevadm": "udev",
 }
 UML = {"/usr/bin/linux.uml": "user-mode-linux"}
