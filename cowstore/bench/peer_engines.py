@@ -256,10 +256,20 @@ def containerd_grpc(place: Place, stack: ExitStack) -> Steps:
 
     def call(method: str) -> Callable[[bytes], bytes]:
         raw = channel.unary_unary(service + method, request_serializer=bytes, response_deserializer=bytes)
-        return lambda message: raw(message, metadata=metadata, timeout=30)
+
+        def send(message: bytes) -> bytes:
+            try:
+                answer: bytes = raw(message, metadata=metadata, timeout=30)
+            except grpc.RpcError as error:
+                raise CowstoreError(f"containerd refused {method}: {error.details()}") from error
+            return answer
+
+        return send
 
     prepare, remove = call("Prepare"), call("Remove")
-    make = _message(1, "overlayfs") + _message(2, "child") + _message(3, base)
+    # Without that label the daemon's garbage collector may be faster than we.
+    root = _message(1, "containerd.io/gc.root") + _message(2, "2020-01-01T00:00:00Z")
+    make = _message(1, "overlayfs") + _message(2, "child") + _message(3, base) + _message(4, root.decode("ascii"))
     end = _message(1, "overlayfs") + _message(2, "child")
 
     def snapshot() -> None:
