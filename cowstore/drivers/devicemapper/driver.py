@@ -181,7 +181,7 @@ class DeviceMapper(Driver):
         """Leave a clean file system on an id that nobody has mounted, and all of it on the disk."""
         info = self._thins.activate(id, known.size_bytes, read_only=False)
         try:
-            if info.open_count:
+            if not self._thins.is_closed(id):
                 raise Busy(f"the device {info.name} is still mounted", holders=self._holders(id))
             found = self._super_block(id, info)
             if not found.clean:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BLKDISCARD = 0x1277
 _BUSY_SECONDS = 0.25
+_CLOSING_SECONDS = 2.0
 _READERS_SECONDS = 5.0
 _ioctl = bind("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
@@ -125,6 +126,17 @@ class Thins:
             pids = holders(self.find(id))
             raise Busy(f"the device {self.name(id)} is mounted read-only{_by(pids)}; try again later", holders=pids)
         time.sleep(0.01)
+
+    def is_closed(self, id: int) -> bool:
+        """Tell whether nobody has an active device open; one whose mount has just ended may be for a moment."""
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        pause = 0.0005
+        while (info := self.find(id)) is not None and info.open_count:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause *= 2
+        return True
 
     def resize(self, id: int, size_bytes: int) -> None:
         """Give an active device another size; a mounted file system is frozen meanwhile, and thawed on every path."""
