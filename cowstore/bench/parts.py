@@ -43,7 +43,7 @@ def measure(run: Run, parts: Mapping[str, Callable[[], Part]], say: Callable[[st
             next(made, None)
     run.method.append(
         f"Every part was measured in {PASSES} passes, all parts in each, so that the passes of one lie apart in time; "
-        "the spread of a budget is from its lowest pass to its highest."
+        "a budget's figure is the median of its passes, its spread from the lowest to the highest."
     )
 
 

@@ -85,11 +85,13 @@ class Passes:
             self.found[name] += seconds
 
     def figure(self, of: Callable[[Mapping[str, float]], float]) -> tuple[float, float, float]:
-        """Return what *of* makes of the medians of all passes, then the least and the most that it makes of one's."""
-        whole = of({name: median(values) for name, values in self.found.items()})
+        """Return what *of* makes of the medians of each pass: the median, the least and the most of that.
+
+        What is compared in a pass has seen the same moment of the machine; what lies in another has not.
+        """
         parts = {name: stretches(values, self.count) for name, values in self.found.items()}
         each = [of({name: median(part[number]) for name, part in parts.items()}) for number in range(self.count)]
-        return whole, min(each, default=whole), max(each, default=whole)
+        return median(each), min(each, default=0.0), max(each, default=0.0)
 
 
 def stretches(values: Sequence[float], count: int) -> list[Sequence[float]]:
