@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from cowstore import CowstoreError
 from cowstore.bench import results
+from cowstore.bench.workloads import load_all
 from tests.unit.benchmarks import sample
 
+PERFORMANCE = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
 KEPT = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("*.json"))
 
 
@@ -72,7 +73,17 @@ def test_the_same_machines_figures_join() -> None:
     assert "copy+reflink" in {one.subject for one in merged.series}
 
 
-def test_the_history_can_be_read() -> None:
-    for path in KEPT:
-        assert results.load(str(path)).series
-        assert json.loads(path.read_text())["machine"]["kernel"]
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_the_history_can_be_read_and_hides_nothing(path: Path) -> None:
+    """Everything repeated, what is above a budget explained, and what a driver was not measured at named."""
+    run = results.load(str(path))
+    assert run.machine["kernel"]
+    assert run.series
+    assert all(len(series.values) >= 3 for series in run.series if series.unit == "s")
+    for budget in run.over:
+        assert f"`{budget.name}`" in PERFORMANCE, f"{budget.name} is above its budget, and its cause not told"
+    if run.suite.startswith("drivers"):
+        for driver in {series.subject for series in run.of("life")}:
+            done = {series.workload for series in run.series if series.subject == driver}
+            named = {name.removeprefix(f"{driver}: ") for name in run.absent}
+            assert set(load_all()) <= done | named, driver
