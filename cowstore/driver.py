@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from abc import ABC, abstractmethod
 
 from cowstore._frozen import frozen
-from cowstore.errors import OutOfSpace, Unsupported
+from cowstore.errors import Unsupported
 from cowstore.model import Capabilities
 
 TYPE_CHECKING = False
@@ -211,19 +210,18 @@ class Driver(ABC):
         """
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             return None
-        from cowstore.trees.usage import what_is_full
+        from cowstore.trees.usage import out_of_room
 
-        what = what_is_full(error, root_fd)
-        room = os.fstatvfs(root_fd)
-        used, total = (room.f_blocks - room.f_bavail) * room.f_frsize, room.f_blocks * room.f_frsize
-        if what == "inodes":
-            used, total = room.f_files - room.f_favail, room.f_files
-        ways = {
-            "inodes": f"all of the {total} inodes of its file system are used: remove files",
-            "quota": "its limit is reached: raise it (set_size)",
-        }
-        way = ways.get(what, f"{used} of the {total} bytes of its file system are used: free some, or raise its limit")
-        return OutOfSpace(f"{tried}: {error}; {way}", what=what, used=used, total=total)
+        return out_of_room(
+            error,
+            root_fd,
+            tried,
+            {
+                "inodes": "all of the {total} inodes of its file system are used: remove files",
+                "quota": "its limit is reached: raise it (set_size)",
+                "data": "{used} of the {total} bytes of its file system are used: free some, or raise its limit",
+            },
+        )
 
     def unpack_directory(self, id: int) -> str | None:
         """Name a directory into which the tree of a fresh, parentless *id* may be written without a mount.

@@ -177,6 +177,22 @@ def children(pid: int) -> list[int]:
     return found
 
 
+ACCOUNTS = "/proc/self/io"
+"""There where the kernel counts what a process reads and writes (CONFIG_TASK_IO_ACCOUNTING)."""
+
+
+def accounts() -> dict[str, int]:
+    """What this process has read and written so far, in bytes and calls, by the kernel's names.
+
+    Source: proc_pid_io(5).
+
+    Raises:
+        OSError: ENOENT, the kernel does not count.
+    """
+    pairs = (line.split(b":") for line in _read(ACCOUNTS).splitlines())
+    return {name.decode("ascii"): int(number) for name, number in pairs}
+
+
 def _read(path: Path) -> bytes:
     """Read a file of /proc to its end; its size is not known before."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

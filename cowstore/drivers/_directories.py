@@ -164,11 +164,7 @@ class DirectoryDriver(Driver):
 
     def has(self, name: str) -> bool:
         """Tell whether there is anything of that name in the driver's directory."""
-        try:
-            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        return is_there(self._fd, name)
 
     def usage(self, id: int) -> Usage:
         """Measure the id's own directory tree."""
@@ -214,6 +210,15 @@ class DirectoryDriver(Driver):
         from cowstore.trees.remove import remove_tree
 
         remove_tree(self._fd, os.path.basename(path))
+
+
+def is_there(dir_fd: int, name: str) -> bool:
+    """Tell whether there is anything of that name in a directory."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def measured(path: str) -> Usage:

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from cowstore import _faults
 from cowstore._linux import loop
 from cowstore._linux.fd import Descriptor, open_
+from cowstore.drivers._directories import is_there
 from cowstore.errors import InvalidArgument, StoreCorrupt, Unsupported
 from cowstore.model import Mount, MountFlag, stacked
 
@@ -69,7 +70,7 @@ class Images:
 
     def has(self, name: str) -> bool:
         """Tell whether the directory of an id holds an image."""
-        return self._is_there(f"{name}/{IMAGE}")
+        return is_there(self._fd, f"{name}/{IMAGE}")
 
     def is_sealed(self, name: str) -> bool:
         """Tell whether nobody may write to an image any more."""
@@ -80,16 +81,9 @@ class Images:
     def hold(self, id: int) -> list[loop.LoopDevice]:
         """Return where to put the devices that the mounts of *id* need, until :meth:`release`."""
         # What somebody else has removed needs nothing any more.
-        for other in [other for other in self._held if other != id and not self._is_there(str(other))]:
+        for other in [other for other in self._held if other != id and not is_there(self._fd, str(other))]:
             self.release(other)
         return self._held.setdefault(id, [])
-
-    def _is_there(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
 
     def release(self, id: int) -> None:
         """Give up the devices that the mounts of *id* needed."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 
+from cowstore._linux.procfs import ACCOUNTS, accounts
 from cowstore.errors import Busy, Unsupported
 from cowstore.model import Capabilities
 from cowstore.testing._case import Ground, NotApplicable, case
@@ -262,7 +263,7 @@ def untouched_contents(ground: Ground) -> None:
     """Where the kernel tells the changes, what nobody touched is not read: by its count of the bytes that were."""
     if not ground.store.status().capabilities.kernel_changes:
         raise NotApplicable("the driver compares two trees")
-    if not os.path.exists(_ACCOUNTS):
+    if not os.path.exists(ACCOUNTS):
         raise NotApplicable("this kernel does not count what a process reads")
     files, size = 40, 1 << 18
     source = ground.scratch("source")
@@ -274,18 +275,10 @@ def untouched_contents(ground: Ground) -> None:
     with ground.mounted("active") as root:
         Editor(root, round_=1).write("file-7", "changed")
     ground.changes("active")  # what is imported, or looked at only once, does not count
-    before = _bytes_read()
+    before = accounts()["rchar"]
     equal(ground.changes("active"), [("modified", "file-7")], "changes")
-    taken = _bytes_read() - before
+    taken = accounts()["rchar"] - before
     assert taken < files * size // 4, f"{taken} bytes were read where {files * size} were left alone"
-
-
-_ACCOUNTS = "/proc/self/io"
-
-
-def _bytes_read() -> int:
-    with open(_ACCOUNTS, "rb") as file:
-        return int(next(line for line in file if line.startswith(b"rchar:")).split()[1])
 
 
 @case("beyond (11): shared_writing", privileged=True)

@@ -8,7 +8,13 @@ import stat
 
 from cowstore.trees._descent import Descent
 
-__all__ = ["measure", "what_is_full"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cowstore.errors import OutOfSpace
+
+__all__ = ["measure", "out_of_room", "what_is_full"]
 
 _INODES = 8
 """Fewer than this are as good as none: what could not be made is often gone again when somebody asks."""
@@ -72,3 +78,19 @@ def what_is_full(error: OSError, directory: str | int) -> str:
     except OSError:
         return "data"
     return "inodes" if room.f_files and room.f_favail < _INODES and room.f_bavail else "data"
+
+
+def out_of_room(error: OSError, root_fd: int, tried: str, ways: Mapping[str, str]) -> OutOfSpace:
+    """Say what ran out on the file system of a tree, how much of it there is, and what to do.
+
+    :param tried: what was tried, on what. :param ways: by what ran out (:func:`what_is_full`), what is the matter and
+        what to do; ``{used}`` and ``{total}`` stand for what of it is used and is there, bytes or inodes.
+    """
+    from cowstore.errors import OutOfSpace
+
+    what, room = what_is_full(error, root_fd), os.fstatvfs(root_fd)
+    used, total = (room.f_blocks - room.f_bavail) * room.f_frsize, room.f_blocks * room.f_frsize
+    if what == "inodes":
+        used, total = room.f_files - room.f_favail, room.f_files
+    way = ways[what].format(used=used, total=total)
+    return OutOfSpace(f"{tried}: {error}; {way}", what=what, used=used, total=total)

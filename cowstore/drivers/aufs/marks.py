@@ -15,6 +15,7 @@ import fcntl
 import os
 from contextlib import contextmanager, suppress
 
+from cowstore.drivers._directories import is_there
 from cowstore.mounting import aufs as live
 
 TYPE_CHECKING = False
@@ -45,11 +46,7 @@ class Marks:
 
     def there(self, id: int) -> bool:
         """Tell whether an id has one."""
-        try:
-            os.stat(f"{DIRECTORY}/{id}", dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        return is_there(self._fd, f"{DIRECTORY}/{id}")
 
     def take(self, id: int) -> bool:
         """Mark an id as mounted writable by this driver; returns whether it was marked before."""

@@ -95,14 +95,13 @@ class Btrfs(Driver):
         try:
             yield
         except OSError as error:
-            public = space.explained(error, what, self._home, self._quota, subvol_id)
+            public = space.explained(error, f"cannot {what}", self._home, self._quota, subvol_id)
             if public is None:
                 raise
             raise public from error
 
     def explain(self, id: int, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
-        what = tried.removeprefix("cannot ")
-        return space.explained(error, what, self._home, self._quota, subvolumes.subvol_id(root_fd))
+        return space.explained(error, tried, self._home, self._quota, subvolumes.subvol_id(root_fd))
 
     # The verbs.
 

@@ -60,10 +60,10 @@ class Rooms:
         return "metadata" if left < _METADATA_LEAST_BYTES or data_left >= _DATA_BYTES else "data"
 
 
-def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int | None = None) -> CowstoreError | None:
+def explained(error: OSError, tried: str, fd: int, quota: Quota, subvol_id: int | None = None) -> CowstoreError | None:
     """Return the public error for a failure for want of room or of write access; None for any other.
 
-    :param what: the verb and its object, for the message.
+    :param tried: the verb and its object, as the message begins: ``cannot seal snapshot 3``.
     :param subvol_id: the subvolume whose quota group may be the reason.
     """
     if error.errno == errno.EDQUOT:
@@ -75,7 +75,7 @@ def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int |
             else "the limit of a quota group is reached that is not of this store's making; see `btrfs qgroup show`"
         )
         return OutOfSpace(
-            f"cannot {what}: {reached}",
+            f"{tried}: {reached}",
             what="quota",
             used=used[0] if used else 0,
             total=limit or 0,
@@ -88,7 +88,7 @@ def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int |
         )
         cure = "remove snapshots, add a device, or balance" if full == "metadata" else "remove snapshots or add room"
         return OutOfSpace(
-            f"cannot {what}: the {full} room of the Btrfs is full ({used_bytes} of {total} bytes, {rooms.unallocated} "
+            f"{tried}: the {full} room of the Btrfs is full ({used_bytes} of {total} bytes, {rooms.unallocated} "
             f"unallocated); {cure}",
             what=full,
             used=used_bytes,
@@ -96,7 +96,7 @@ def explained(error: OSError, what: str, fd: int, quota: Quota, subvol_id: int |
         )
     if error.errno == errno.EROFS:
         return DriverUnavailable(
-            f"cannot {what}: the Btrfs is read-only; it was mounted so, or an error made it so (see the kernel's log)",
+            f"{tried}: the Btrfs is read-only; it was mounted so, or an error made it so (see the kernel's log)",
             driver="btrfs",
             missing=["a writable Btrfs: remount it, or mend it"],
         )

@@ -10,9 +10,9 @@ from cowstore.drivers.devicemapper import filesystem
 from cowstore.drivers.devicemapper.locks import locked
 from cowstore.drivers.devicemapper.record import IdRecord
 from cowstore.drivers.devicemapper.status import DATA, METADATA
-from cowstore.errors import CowstoreError, OutOfSpace, StoreCorrupt
+from cowstore.errors import CowstoreError, StoreCorrupt
 from cowstore.results import DriverStatus, FindingKind, Problem
-from cowstore.trees.usage import what_is_full
+from cowstore.trees.usage import out_of_room
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,22 +96,16 @@ def explained(pool: Pool, error: OSError, root_fd: int, tried: str) -> CowstoreE
             return pool.full(DATA if not now.free(DATA) else METADATA, now)
     if error.errno != errno.ENOSPC:
         return None
-    room = os.fstatvfs(root_fd)
-    if what_is_full(error, root_fd) == "inodes":
-        return OutOfSpace(
-            f"{tried}: {error}; all of the {room.f_files} inodes of its file system are used: enlarge it (set_size), "
-            "which brings more, or make the store with a smaller bytes_per_inode",
-            what="inodes",
-            used=room.f_files - room.f_favail,
-            total=room.f_files,
-        )
-    total = room.f_blocks * room.f_frsize
-    return OutOfSpace(
-        f"{tried}: {error}; its file system of {total} bytes is full, the pool {pool.name} is not: give it a larger "
-        "size_bytes, or enlarge it (set_size)",
-        what=DATA,
-        used=total - room.f_bavail * room.f_frsize,
-        total=total,
+    return out_of_room(
+        error,
+        root_fd,
+        tried,
+        {
+            "inodes": "all of the {total} inodes of its file system are used: enlarge it (set_size), which brings "
+            "more, or make the store with a smaller bytes_per_inode",
+            "data": f"its file system of {{total}} bytes is full, the pool {pool.name} is not: give it a larger "
+            "size_bytes, or enlarge it (set_size)",
+        },
     )
 
 
