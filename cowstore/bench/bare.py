@@ -12,6 +12,7 @@ from ctypes import c_char_p, c_int, c_uint, c_ulong, c_void_p
 
 from cowstore._linux._call import bind, bind_syscall
 from cowstore._linux.fd import open_
+from cowstore._linux.files import FICLONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,15 +144,11 @@ def clone_cycle(directory: str) -> Callable[[], None]:
 
     def cycle(fd: int = place.fileno(), origin: Descriptor = origin, _held: object = place) -> None:
         clone = os.open("clone", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
-        _ok(_ioctl(clone, _FICLONE, origin.fileno()))
+        _ok(_ioctl(clone, FICLONE, origin.fileno()))
         _close(clone)
         _ok(_unlinkat(fd, b"clone", 0))
 
     return cycle
-
-
-_FICLONE = 0x40049409
-"""Source: linux/fs.h."""
 
 
 def thin_prepare(pool: str, origin: int) -> Callable[[], float]:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import itertools
 from contextlib import ExitStack, closing
 
+from cowstore.bench.synthetic import Recipe, edit, grow
 from cowstore.bench.timing import Passes, median, undisturbed
+from cowstore.bench.words import figure
+from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     from cowstore.bench.results import Parameter, Run
     from cowstore.bench.scratch import Scratch
-    from cowstore.bench.timing import Step
+    from cowstore.bench.timing import Found, Step
+    from cowstore.store import Store
 
     Part: TypeAlias = Generator[Callable[[], object], None, None]
 
@@ -59,7 +63,7 @@ class Parts:
         return Passes(steps, rounds, seed=self.run.seed, warm_up=warm_up)
 
     def add(
-        self, workload: str, subject: str, phase: str, found: Passes, name: str, *,
+        self, workload: str, subject: str, phase: str, found: Found, name: str, *,
         floor: str | None = None, notes: Sequence[str] = (), **parameters: Parameter,
     ) -> None:  # fmt: skip
         """Add what was found of the step *name* as a series."""
@@ -68,12 +72,51 @@ class Parts:
             unit="s", better="less", **parameters,
         )  # fmt: skip
 
+    def told(self, name: str, subject: str, steps: dict[str, Step], rounds: int) -> Part:
+        """Measure what :func:`looks` made of a small and a large tree, and judge it by the name of a budget."""
+        found = self.passes(steps, rounds)
+        yield found
+        small, large = steps
+        for files in (small, large):
+            self.add("changes", subject, "10 edits", found, files, files=int(files))
+        self.run.judge(
+            name, found.figure(lambda of: of[large] / of[small]), 1.3,
+            f"changes of 10 edits in {large} files {took(found, large)} against {small} {took(found, small)}",
+        )  # fmt: skip
 
-def us(found: Passes, name: str) -> str:
-    """Return a median in microseconds."""
-    return f"{median(found.found[name]) * 1e6:.0f} µs"
+
+def looks(store: Store, sizes: Iterable[int], seed: int, commit: Callable[[str, Recipe], str]) -> dict[str, Step]:
+    """Make ten edits over a tree of each size; returns what tells their changes, by the size.
+
+    :param commit: makes a committed snapshot of about that name with the files of the recipe; returns its key.
+    """
+    steps: dict[str, Step] = {}
+    for files in sizes:
+        recipe, key = Recipe(files, median_bytes=30, seed=seed), f"edited-{files}"
+        store.prepare(key, commit(f"tree-{files}", recipe))
+        with store.mounted(key) as root:
+            edit(str(root), recipe, 10)
+
+        def look(key: str = key) -> None:
+            found = list(store.changes(key))
+            if sum("/file-" in one.path for one in found) < 10 or sum(one.kind != "modified" for one in found) < 6:
+                raise CowstoreError(f"the changes of {key} are not complete")
+
+        steps[str(files)] = look
+    return steps
 
 
-def ms(found: Passes, name: str) -> str:
-    """Return a median in milliseconds."""
-    return f"{median(found.found[name]) * 1e3:.1f} ms"
+def adopted(store: Store, scratch: Scratch) -> Callable[[str, Recipe], str]:
+    """Return what commits a tree that is made outside the store, for :func:`looks`."""
+
+    def commit(key: str, recipe: Recipe) -> str:
+        tree = scratch.directory("tree")
+        grow(tree, recipe)
+        return store.adopt(key, tree).key
+
+    return commit
+
+
+def took(found: Found, name: str) -> str:
+    """Return the median of a step, for people."""
+    return figure(median(found.found[name]), "s")

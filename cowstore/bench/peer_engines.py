@@ -206,9 +206,12 @@ def containerd(place: Place, stack: ExitStack) -> Steps:
         ctr("snapshots", "prepare", "child", base)
         ctr("snapshots", "rm", "child")
 
-    def mount() -> None:
+    def prepare_mounted(key: str, parent: str) -> None:
         # As its manual has it: the command prints mount(8)'s command line.
-        process(["sh", "-c", f"$({' '.join(client)} snapshots prepare --target {point} child {base})"], os.environ)
+        process(["sh", "-c", f"$({' '.join(client)} snapshots prepare --target {point} {key} {parent})"], os.environ)
+
+    def mount() -> None:
+        prepare_mounted("child", base)
         process(["umount", point], os.environ)
         ctr("snapshots", "rm", "child")
 
@@ -219,8 +222,7 @@ def containerd(place: Place, stack: ExitStack) -> Steps:
             os.environ,
         )
 
-    tree = _imported(client, place.tree_image_tar)
-    process(["sh", "-c", f"$({' '.join(client)} snapshots prepare --target {point} edited {tree})"], os.environ)
+    prepare_mounted("edited", _imported(client, place.tree_image_tar))
     synthetic.edit(point, place.recipe, 10)
     process(["umount", point], os.environ)
     numbers = itertools.count()

@@ -9,7 +9,7 @@ import time
 
 from cowstore.bench import bare, synthetic
 from cowstore.bench.installed import process
-from cowstore.bench.parts import Parts, measure, ms, us
+from cowstore.bench.parts import Parts, adopted, looks, measure, took
 from cowstore.bench.quick_programs import Programs
 from cowstore.bench.results import FLOOR
 from cowstore.bench.timing import median
@@ -88,14 +88,14 @@ class Quick(Parts):
         self.add("snapshot", FLOOR, "prepare+remove", found, "directories")
         self.run.judge(
             "overlay-life", found.figure(lambda of: of["cowstore"] / (of["bare"] + of["catalog"])), 2.0,
-            f"prepare, mount, unmount, remove {us(found, 'cowstore')} against the bare calls "
-            f"{us(found, 'bare')} and the catalog's transactions {us(found, 'catalog')}",
+            f"prepare, mount, unmount, remove {took(found, 'cowstore')} against the bare calls "
+            f"{took(found, 'bare')} and the catalog's transactions {took(found, 'catalog')}",
         )  # fmt: skip
         syncs = median(found.found["durable"]) - median(found.found["volatile"])
         self.run.judge(
             "prepare-remove", found.figure(lambda of: of["volatile"] * 1e3), 0.5,
             f"prepare and remove without the catalog's syncs (those take {syncs * 1e6:.0f} µs more); "
-            f"bare directories {us(found, 'directories')}", unit="ms",
+            f"bare directories {took(found, 'directories')}", unit="ms",
         )  # fmt: skip
 
     def many(self) -> Part:
@@ -114,7 +114,7 @@ class Quick(Parts):
             self.add("population", FLOOR, phase, found, "bare", snapshots=number)
         self.run.judge(
             "population", found.figure(lambda of: of["many"] / of["few"]), 1.2,
-            f"one more life beside {MANY} snapshots {us(found, 'many')} against {FEW} {us(found, 'few')}",
+            f"one more life beside {MANY} snapshots {took(found, 'many')} against {FEW} {took(found, 'few')}",
         )  # fmt: skip
 
     def btrfs(self) -> Part:
@@ -138,7 +138,7 @@ class Quick(Parts):
         self.add("snapshot", "bare ioctls (btrfs)", "prepare+remove", found, "bare")
         self.run.judge(
             "btrfs-prepare-remove", found.figure(_ratio), 1.5,
-            f"prepare and remove {us(found, 'cowstore')} against the bare ioctls {us(found, 'bare')}",
+            f"prepare and remove {took(found, 'cowstore')} against the bare ioctls {took(found, 'bare')}",
         )  # fmt: skip
 
     # Archives.
@@ -187,36 +187,15 @@ class Quick(Parts):
             self.add(workload, "GNU tar", "tar", found, theirs, bytes=size)
             self.run.judge(
                 name, found.figure(lambda of, ours=ours, theirs=theirs: of[ours] / of[theirs]), limit,  # type: ignore[misc]
-                f"{workload} of 1500 files, {size / _MIB:.0f} MiB, unsynced {ms(found, ours)} against GNU tar "
-                f"{ms(found, theirs)}",
+                f"{workload} of 1500 files, {size / _MIB:.0f} MiB, unsynced {took(found, ours)} against GNU tar "
+                f"{took(found, theirs)}",
             )  # fmt: skip
 
     def changes(self) -> Part:
         """Changes after ten edits over a small and a large tree."""
         with self._store("changes", volatile=True) as store:
-            steps: dict[str, Callable[[], None]] = {}
-            for files in (SMALL, LARGE):
-                recipe = synthetic.Recipe(files, median_bytes=30, seed=self.run.seed)
-                tree = self.scratch.directory("tree")
-                synthetic.grow(tree, recipe)
-                store.adopt(f"tree-{files}", tree)
-                store.prepare(f"edited-{files}", f"tree-{files}")
-                with store.mounted(f"edited-{files}") as root:
-                    synthetic.edit(str(root), recipe, 10)
-
-                def look(key: str = f"edited-{files}") -> None:
-                    if sum(change.kind != "modified" for change in store.changes(key)) < 6:
-                        raise CowstoreError(f"the changes of {key} are not complete")
-
-                steps[str(files)] = look
-            found = self.passes(steps, 10)
-            yield found
-        for files in (SMALL, LARGE):
-            self.add("changes", "cowstore", "10 edits", found, str(files), files=files)
-        self.run.judge(
-            "changes", found.figure(lambda of: of[str(LARGE)] / of[str(SMALL)]), 1.3,
-            f"changes of 10 edits in {LARGE} files {us(found, str(LARGE))} against {SMALL} {us(found, str(SMALL))}",
-        )  # fmt: skip
+            steps = looks(store, (SMALL, LARGE), self.run.seed, adopted(store, self.scratch))
+            yield from self.told("changes", "cowstore", steps, 10)
 
     def _store(self, name: str, *, volatile: bool = False) -> Store:
         """Open a new overlay store with one committed snapshot, ``base``."""

@@ -12,7 +12,7 @@ from functools import partial
 from cowstore.bench import bare, synthetic
 from cowstore.bench.grounds import ground
 from cowstore.bench.installed import process
-from cowstore.bench.parts import Parts, measure, us
+from cowstore.bench.parts import Parts, looks, measure, took
 from cowstore.bench.quick import FEW, LARGE, MANY, SMALL, catalog_cycle, live, prepare_and_remove
 from cowstore.bench.results import FLOOR
 from cowstore.errors import CowstoreError
@@ -76,13 +76,13 @@ class Driver(Parts):
         yield found
         self.add("snapshot", subject, phase, found, "ours", floor=FLOOR)
         self.add("snapshot", FLOOR, phase, found, "floor")
-        what = f"{phase} {us(found, 'ours')}"
+        what = f"{phase} {took(found, 'ours')}"
         if driver:
             self.add("snapshot", f"{subject} without the store", phase, found, "driver", floor=FLOOR)
-            what += f" (the driver alone {us(found, 'driver')})"
+            what += f" (the driver alone {took(found, 'driver')})"
         self.run.judge(
             f"{subject}-{phase.replace('+', '-')}", found.figure(lambda of: of["ours"] / of["floor"]), limit,
-            f"{what} against {calls} {us(found, 'floor')}",
+            f"{what} against {calls} {took(found, 'floor')}",
         )  # fmt: skip
 
     def overlay(self) -> Part:
@@ -107,8 +107,8 @@ class Driver(Parts):
         self.add("snapshot", "catalog alone", phase, found, "catalog")
         self.run.judge(
             f"{one.subject}-life", found.figure(lambda of: of["ours"] / (of["floor"] + of["catalog"])), 2.0,
-            f"prepare, mount, unmount, remove {us(found, 'ours')} against the bare calls {us(found, 'floor')} and the "
-            f"catalog's transactions {us(found, 'catalog')}",
+            f"prepare, mount, unmount, remove {took(found, 'ours')} against the bare calls {took(found, 'floor')} and "
+            f"the catalog's transactions {took(found, 'catalog')}",
         )  # fmt: skip
 
     def btrfs(self) -> Part:
@@ -181,34 +181,18 @@ class Driver(Parts):
             self.add("population", self.one.subject, "life", found, name, snapshots=number)
         self.run.judge(
             f"population-{self.one.subject}", found.figure(lambda of: of["many"] / of["few"]), 1.2,
-            f"a life beside {MANY} snapshots {us(found, 'many')} against {FEW} {us(found, 'few')}",
+            f"a life beside {MANY} snapshots {took(found, 'many')} against {FEW} {took(found, 'few')}",
         )  # fmt: skip
 
     def changes(self) -> Part:
         """Changes in a small and a large tree."""
         one, store = self.one, self.one.volatile
-        steps: dict[str, Step] = {}
-        for files in (SMALL, LARGE):
-            recipe = synthetic.Recipe(files, median_bytes=30, seed=self.run.seed)
-            base = one.base(f"tree-{files}", lambda root, recipe=recipe: synthetic.grow(root, recipe), store=store)  # type: ignore[misc]
-            key = f"edited-{files}"
-            store.prepare(key, base)
-            with store.mounted(key) as root:
-                synthetic.edit(str(root), recipe, 10)
 
-            def look(key: str = key) -> None:
-                if sum("/file-" in change.path for change in store.changes(key)) < 10:
-                    raise CowstoreError(f"the changes of {key} are not complete")
+        def commit(name: str, recipe: synthetic.Recipe) -> str:
+            return one.base(name, lambda root: synthetic.grow(root, recipe), store=store)
 
-            steps[str(files)] = look
-        found = self.passes(steps, max(1, ROUNDS // 2))
-        yield found
-        for files in (SMALL, LARGE):
-            self.add("changes", one.subject, "10 edits", found, str(files), files=files)
-        self.run.judge(
-            f"{one.subject}-changes", found.figure(lambda of: of[str(LARGE)] / of[str(SMALL)]), 1.3,
-            f"changes of 10 edits in {LARGE} files {us(found, str(LARGE))} against {SMALL} {us(found, str(SMALL))}",
-        )  # fmt: skip
+        steps = looks(store, (SMALL, LARGE), self.run.seed, commit)
+        return self.told(f"{one.subject}-changes", one.subject, steps, max(1, ROUNDS // 2))
 
     def together(self) -> Part:
         """Eight processes at once against one."""
@@ -226,8 +210,8 @@ class Driver(Parts):
             self.add("parallel", one.subject, f"{_PROCESSES * _LIVES} lives", found, name, processes=number)
         self.run.judge(
             f"{one.subject}-parallel", found.figure(lambda of: of["many"] / of["one"]), 1.0,
-            f"{_PROCESSES * _LIVES} lives in {_PROCESSES} processes at once {us(found, 'many')} against one after "
-            f"another {us(found, 'one')}, on {len(os.sched_getaffinity(0))} processors",
+            f"{_PROCESSES * _LIVES} lives in {_PROCESSES} processes at once {took(found, 'many')} against one after "
+            f"another {took(found, 'one')}, on {len(os.sched_getaffinity(0))} processors",
         )  # fmt: skip
 
     def deep(self) -> Part:

@@ -9,9 +9,9 @@ import sys
 from functools import partial
 
 from cowstore.bench.installed import Installed, interpreters, minimal_root, process
-from cowstore.bench.parts import Parts, ms
+from cowstore.bench.parts import Parts, took
 from cowstore.bench.results import FLOOR
-from cowstore.bench.timing import Passes
+from cowstore.bench.timing import Found
 from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class Programs(Parts):
         for name, what in (("run", "cowstore-run -- true"), ("import", "import cowstore")):
             self.run.judge(
                 f"{name}-process", found.figure(lambda of, name=name: (of[name] - of["pass"]) * 1e3), 25.0,  # type: ignore[misc]
-                f"{what} {ms(found, name)} less python -c pass {ms(found, 'pass')} of {where}", unit="ms",
+                f"{what} {took(found, name)} less python -c pass {took(found, 'pass')} of {where}", unit="ms",
             )  # fmt: skip
 
     def runs(self, with_it: Installed, store: str, base: str) -> Part:
@@ -79,9 +79,8 @@ class Programs(Parts):
 
         first = self.passes({"run": program}, 1, warm_up=0)
         yield first
-        later = Passes({"run": lambda: None}, 0, seed=0)
         # The second may still be waiting for what the first one has started.
-        later.found["run"], later.count = [value for each in times for value in each[3:]], first.count
+        later = Found({"run": [value for each in times for value in each[3:]]}, first.count)
         for name, found, limit in (("first", first, 25.0), ("later", later, 6.0)):
             self.add("cowstore.run", "cowstore", name, found, "run", interpreter=with_it.name)
             self.run.judge(

@@ -10,9 +10,9 @@ import time
 
 from cowstore.bench import machine, synthetic
 from cowstore.bench.installed import Installed, interpreters, minimal_root, process
+from cowstore.bench.parts import adopted, looks
 from cowstore.bench.results import FLOOR
 from cowstore.bench.timing import interleave, median, paired_ratio
-from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -236,23 +236,9 @@ def _changes(run: Run, ground: Scratch, say: Say, plan: Plan) -> None:
 
     small = plan.base_files
     store = cowstore.open(os.path.join(ground.directory("s"), "store"), driver="overlay", volatile=True)
-    steps: dict[str, Callable[[], None]] = {}
     with store:
-        for files in (small, small * 10):
-            say(f"a tree of {files} files")
-            tree, recipe = ground.directory("tree"), synthetic.Recipe(files, median_bytes=30, seed=plan.seed)
-            synthetic.grow(tree, recipe)
-            key = f"edited-{files}"
-            store.adopt(f"tree-{files}", tree)
-            store.prepare(key, f"tree-{files}")
-            with store.mounted(key) as root:
-                synthetic.edit(str(root), recipe, 10)
-
-            def look(key: str = key) -> None:
-                if sum(1 for _ in store.changes(key)) < 10:
-                    raise CowstoreError(f"the changes of {key} are not complete")
-
-            steps[str(files)] = look
+        say(f"trees of {small} and {small * 10} files")
+        steps = looks(store, (small, small * 10), plan.seed, adopted(store, ground))
         found = interleave(steps, 40, seed=plan.seed, warm_up=2)
     for number, values in found.items():
         run.add("changes", "overlay", "10 edits", values, files=int(number))

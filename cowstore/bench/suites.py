@@ -6,6 +6,7 @@ import os
 import random
 from contextlib import ExitStack
 
+from cowstore._linux.procfs import ACCOUNTS, accounts
 from cowstore.bench import floors
 from cowstore.bench.grounds import SUBJECTS, ground
 from cowstore.bench.results import LESS, MORE, Series
@@ -32,7 +33,6 @@ GROUND_BYTES = {False: 3 << 30, True: 12 << 30}
 _COUNTED = {"bytes taken per byte changed": ("1", LESS), SHARE: ("1", MORE), CACHED: ("B", LESS)}
 """Phases that are no times, their unit, and which way is better."""
 
-_ACCOUNTS = "/proc/self/io"
 _POPULATIONS = (10, 30, 100, 300, 1000, 3000, 10000)
 _LIVES = 60
 
@@ -178,7 +178,7 @@ def curve(run: Run, one: Ground, steps: Sequence[int], say: Say, rounds: int) ->
         for phase, values in watch.phases.items():
             run.add("population", one.subject, phase, values, snapshots=number)
         run.add("population", one.subject, "life", _sums(watch), snapshots=number)
-        if os.path.exists(_ACCOUNTS):
+        if os.path.exists(ACCOUNTS):
             run.add("population", one.subject, "metadata of one prepare", written[5:], unit="B", snapshots=number)
     _side_by_side(run, one, base, there, rounds)
 
@@ -222,10 +222,6 @@ def _life(one: Ground, store: Store, base: str, watch: Stopwatch, written: list[
 
 def _written() -> int:
     try:
-        with open(_ACCOUNTS, "rb") as file:
-            for line in file:
-                if line.startswith(b"write_bytes:"):
-                    return int(line.split()[1])
-    except FileNotFoundError:  # the kernel does not count
-        pass
-    return 0
+        return accounts()["write_bytes"]
+    except FileNotFoundError:
+        return 0

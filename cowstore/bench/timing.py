@@ -63,8 +63,8 @@ def interleave(steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: in
     return found
 
 
-class Passes:
-    """Steps that are compared, in passes that lie apart in time.
+class Found:
+    """What was measured in passes that lie apart in time.
 
     What a machine does to itself for some seconds touches one pass; how far the passes lie apart is the spread within
     which another run is to be expected.
@@ -72,17 +72,9 @@ class Passes:
     :ivar found: seconds by the name of the step, those of one pass after those of another. :ivar count: of the passes.
     """
 
-    def __init__(self, steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: int = 1) -> None:
-        self.found: dict[str, list[float]] = {name: [] for name in steps}
-        self.count = 0
-        self._steps, self._rounds, self._seed, self._warm_up = steps, rounds, seed, warm_up
-
-    def __call__(self) -> None:
-        """Measure one pass."""
-        self.count += 1
-        taken = interleave(self._steps, self._rounds, seed=self._seed + self.count, warm_up=self._warm_up)
-        for name, seconds in taken.items():
-            self.found[name] += seconds
+    def __init__(self, found: dict[str, list[float]], count: int) -> None:
+        self.found = found
+        self.count = count
 
     def figure(self, of: Callable[[Mapping[str, float]], float]) -> tuple[float, float, float]:
         """Return what *of* makes of the medians of each pass: the median, the least and the most of that.
@@ -92,6 +84,21 @@ class Passes:
         parts = {name: stretches(values, self.count) for name, values in self.found.items()}
         each = [of({name: median(part[number]) for name, part in parts.items()}) for number in range(self.count)]
         return median(each), min(each, default=0.0), max(each, default=0.0)
+
+
+class Passes(Found):
+    """Steps that are compared, each call of this one pass."""
+
+    def __init__(self, steps: Mapping[str, Step], rounds: int, *, seed: int, warm_up: int = 1) -> None:
+        super().__init__({name: [] for name in steps}, 0)
+        self._steps, self._rounds, self._seed, self._warm_up = steps, rounds, seed, warm_up
+
+    def __call__(self) -> None:
+        """Measure one pass."""
+        self.count += 1
+        taken = interleave(self._steps, self._rounds, seed=self._seed + self.count, warm_up=self._warm_up)
+        for name, seconds in taken.items():
+            self.found[name] += seconds
 
 
 def stretches(values: Sequence[float], count: int) -> list[Sequence[float]]:
