@@ -243,19 +243,22 @@ def kernel_changes(ground: Ground) -> None:
     ground.store.prepare("active", "base")
     with ground.mounted("active") as root:
         Editor(root, round_=1).write("dir-3/7", "changed")
-    times, found = [], []
-    for _ in range(3):
-        start = time.monotonic()
-        found = ground.changes("active")
-        times.append(time.monotonic() - start)
-    equal(found, [("modified", "dir-3"), ("modified", "dir-3/7")], "changes")
     start = time.monotonic()
     for directory, _, files in os.walk(source):
         for name in files:
             os.lstat(os.path.join(directory, name))
     walked = time.monotonic() - start
-    # Twice looking at 1 000 files, generously: a comparison opens and lists both trees and takes far longer.
-    assert min(times) < walked * 2 + 0.02, f"changes took {min(times):.4f} s, looking at every file {walked:.4f} s"
+    best = float("inf")
+    # Others may use the machine: the best of some tries counts, and the first that is good enough will do.
+    for _ in range(10):
+        start = time.monotonic()
+        found = ground.changes("active")
+        best = min(best, time.monotonic() - start)
+        equal(found, [("modified", "dir-3"), ("modified", "dir-3/7")], "changes")
+        # Twice looking at 1 000 files, generously: a comparison opens and lists both trees and takes far longer.
+        if best < walked * 2 + 0.02:
+            return
+    raise AssertionError(f"changes took {best:.4f} s, looking at every file {walked:.4f} s")
 
 
 @case("BE-03")
