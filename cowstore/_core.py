@@ -7,7 +7,7 @@ import os
 from _thread import RLock  # threading itself takes half a millisecond to import
 from contextlib import ExitStack
 
-from cowstore import leases
+from cowstore import _forks, leases
 from cowstore._rows import CREATING
 from cowstore.errors import Busy, CowstoreError, NotFound, OutOfSpace, Unsupported
 
@@ -56,7 +56,7 @@ class Core:
         self.confined = os.geteuid() != 0 and _is_confined()
         self._driver: Driver | None = None
         self._token_fd = -1
-        self._pid = os.getpid()
+        self._generation = _forks.generation
         self.closed = False
         self._stack = ExitStack()
         self.root_fd = leases.open_store(root)
@@ -73,7 +73,7 @@ class Core:
     @property
     def driver(self) -> Driver:
         """The driver, taken hold of at first use: looking at the catalog needs none."""
-        if self._pid != os.getpid():
+        if self._generation != _forks.generation:
             self._after_fork()
         driver = self._driver
         if driver is None:
@@ -100,7 +100,7 @@ class Core:
             raise Unsupported(
                 f"cannot {verb}: the store {self.root} is open read-only; open it without read_only", feature="write"
             )
-        if self._pid != os.getpid():
+        if self._generation != _forks.generation:
             self._after_fork()
         if not self.token:
             with self.lock:
@@ -118,12 +118,12 @@ class Core:
         self.lock = RLock()
         self.token, self._token_fd = "", -1
         self._driver = None
-        self._pid = os.getpid()
+        self._generation = _forks.generation
 
     @property
     def forked(self) -> bool:
         """Whether this process is a child of the one that opened the store and has not written yet."""
-        return self._pid != os.getpid()
+        return self._generation != _forks.generation
 
     def close(self) -> None:
         """Let go of everything. Closing twice is fine."""

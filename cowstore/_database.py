@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from _thread import RLock  # threading itself takes half a millisecond to import
 
+from cowstore import _forks
 from cowstore._rows import SCHEMA, explained, translated
 from cowstore.errors import CowstoreError, StoreCorrupt, StoreMismatch
 
@@ -30,7 +31,7 @@ class Database:
         self.read_only = read_only
         self.volatile = volatile
         self._lock = RLock()
-        self._pid = -1
+        self._generation = -1
         self._durable: bool | None = None
         self._database: sqlite3.Connection | None = None
         self._closed = False
@@ -54,8 +55,8 @@ class Database:
             )
 
     def _connection(self) -> sqlite3.Connection:
-        pid = os.getpid()
-        if self._database is not None and self._pid == pid:
+        generation = _forks.generation
+        if self._database is not None and self._generation == generation:
             return self._database
         if self._closed:
             raise CowstoreError(f"the store of the catalog {self.path} is closed; open it again")
@@ -79,7 +80,7 @@ class Database:
                     f"the catalog {self.path} is gone; put back a copy, or remove the store's directory", path=self.path
                 )
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._pid = pid
+        self._generation = generation
         self._durable = None
         self._database.execute("PRAGMA foreign_keys=ON")
         return self._database
@@ -89,7 +90,7 @@ class Database:
         with self._lock:
             database, self._database = self._database, None
             self._closed = True
-            if database is None or self._pid != os.getpid():
+            if database is None or self._generation != _forks.generation:
                 return
             if self._leaves_log:
                 _ORPHANS.append(database)

@@ -15,7 +15,7 @@ PACKAGE = Path(cowstore.__file__).parent
 
 ROOMS = [
     ["_linux", "_frozen"],
-    ["model", "results", "errors", "_faults", "_log", "_version", "_values"],
+    ["model", "results", "errors", "_faults", "_forks", "_log", "_version", "_values"],
     ["trees", "mounting", "_programs"],
     ["driver"],
     ["drivers", "layers"],
