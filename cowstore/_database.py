@@ -6,7 +6,7 @@ import os
 from _thread import RLock  # threading itself takes half a millisecond to import
 
 from cowstore import _forks
-from cowstore._rows import SCHEMA, explained, translated
+from cowstore._rows import SCHEMA, explained, make_shared_memory, translated
 from cowstore.errors import CowstoreError, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
@@ -65,6 +65,7 @@ class Database:
             _ORPHANS.append(self._database)
             self._lock = RLock()
         if self.read_only:
+            make_shared_memory(self.path)
             from urllib.parse import quote
 
             self._database = sqlite3.connect(
@@ -79,6 +80,7 @@ class Database:
                 raise StoreCorrupt(
                     f"the catalog {self.path} is gone; put back a copy, or remove the store's directory", path=self.path
                 )
+            make_shared_memory(self.path)
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         self._generation = generation
         self._durable = None

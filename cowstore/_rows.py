@@ -146,6 +146,32 @@ def _moment(nanoseconds: int) -> datetime:
     return seconds + timedelta(microseconds=nanoseconds % 10**9 // 1000)
 
 
+def make_shared_memory(path: str) -> None:
+    """Make the file by which the users of the catalog at *path* agree, where it must not be as SQLite makes it.
+
+    SQLite maps it and writes to it for reading, too. A full Btrfs has no room for the copy of a page that was written
+    out, and the kernel ends the process with SIGBUS. A file that is never copied needs no room; the kernel looks at
+    that since some version after 6.1. What cannot be made here SQLite makes, or says why not.
+    """
+    shared = f"{path}-shm"
+    if os.path.exists(shared):
+        return
+    from cowstore._linux.files import FsMagic, InodeFlag, set_inode_flags, statfs
+
+    with suppress(OSError):
+        if statfs(os.path.dirname(path)).type != FsMagic.BTRFS:
+            return
+        fd = os.open(shared, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            set_inode_flags(fd, InodeFlag.NOCOW)  # only possible while it is empty
+            with suppress(FileNotFoundError):
+                catalog = os.stat(path)
+                os.fchown(fd, catalog.st_uid, catalog.st_gid)
+                os.fchmod(fd, catalog.st_mode & 0o777)
+        finally:
+            os.close(fd)
+
+
 def create(path: str, meta: Mapping[str, str]) -> None:
     """Make a catalog at *path*, whole or not at all; somebody else's that is there already wins.
 
@@ -154,6 +180,7 @@ def create(path: str, meta: Mapping[str, str]) -> None:
     draft = f"{path}.new-{os.urandom(8).hex()}"
     try:
         with translated(path):
+            make_shared_memory(draft)
             connection = sqlite3.connect(draft, isolation_level=None)
             try:
                 connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")

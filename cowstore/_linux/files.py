@@ -45,6 +45,7 @@ class InodeFlag(Flags):
 
     IMMUTABLE = 0x10
     APPEND = 0x20
+    NOCOW = 0x800000
 
 
 class FsMagic:
