@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from cowstore._core import Core
+    from cowstore._rows import Row
     from cowstore.layers.sink import Sink
     from cowstore.model import Snapshot
 
@@ -80,10 +81,16 @@ def squash(core: Core, name: str, key: str, base: str | None) -> Snapshot:
     row = core.catalog.get(key)
     if row.kind != Kind.COMMITTED:
         raise WrongKind(f"cannot squash {key!r}: it is {row.kind}, not committed", key=key, kind=row.kind)
-    with born(core, name, base) as birth:
+    with born(core, name, base, size_bytes=_room(core, row, base)) as birth:
         pour(core, key, base, birth.root_fd)
         birth.labels.update(row.snapshot().labels)
     return birth.snapshot
+
+
+def _room(core: Core, row: Row, base: str | None) -> int | None:
+    """Return the size that what holds a row's tree, as a child of *base*, must have; None where that has no size."""
+    ids = [row.data_id] if base is None else [row.data_id, core.catalog.get(base).data_id]
+    return max((size for id in ids if (size := core.driver.size_of(id)) is not None), default=None)
 
 
 def pour(core: Core, key: str, base: str | None, root_fd: int) -> str:

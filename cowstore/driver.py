@@ -152,6 +152,13 @@ class Driver(ABC):
             feature="size_limits",
         )
 
+    def size_of(self, id: int) -> int | None:
+        """Return the size that a copy of *id* must be made with to have its room. The default needs none.
+
+        That is for drivers whose snapshots have a size of their own even where none was asked for.
+        """
+        return None
+
     @abstractmethod
     def held(self) -> Iterable[int]:
         """List the ids found on disk or in the pool, half-made ones included."""

@@ -132,6 +132,10 @@ class Confined(Driver):
         """Give up what the mounts needed."""
         self.inner.release(id)
 
+    def size_of(self, id: int) -> int | None:
+        """Return the size that a copy must have."""
+        return self.inner.size_of(id)
+
     def held(self) -> Iterable[int]:
         """List the ids."""
         return self.inner.held()

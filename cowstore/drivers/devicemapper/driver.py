@@ -164,6 +164,9 @@ class DeviceMapper(Driver):
     def _opened(self, info: dm.Info) -> AbstractContextManager[int]:
         return mounted.opened(self._pool.record.file_system, self._thins.node(info), info)
 
+    def size_of(self, id: int) -> int | None:
+        return self._known(id).size_bytes
+
     def seal(self, id: int) -> None:
         with locked(self.directory, id):
             known = self._known(id)

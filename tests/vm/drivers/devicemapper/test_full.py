@@ -65,7 +65,6 @@ def test_inodes_run_out(tmp_path: Path) -> None:
             ("top", lambda: store.apply_layer("top", archive(*[0] * 200))),
             ("tar", lambda: store.import_tar(archive(*[0] * 200), name="tar")),
             ("directory", lambda: store.import_directory(source, name="directory")),
-            ("squashed", lambda: store.squash("squashed", "larger")),
         )
         for key, verb in verbs:
             error = refused(verb)
@@ -75,7 +74,15 @@ def test_inodes_run_out(tmp_path: Path) -> None:
         assert [snapshot.key for snapshot in store.walk()] == ["larger"]
         store.prepare("top", size_bytes=256 * MIB)
         store.apply_layer("top", archive(*[0] * (inodes + 20)))
-        for key in ("top", "larger"):
+        # As large as what it is made of, and not as the base.
+        store.squash("squashed", "larger")
+        store.prepare("small")
+        store.commit("smaller", "small")
+        store.squash("over", "larger", "smaller")
+        for key in ("squashed", "over"):
+            with store.mounted(key) as root:
+                assert len(os.listdir(root)) == inodes + 20
+        for key in ("top", "squashed", "over", "larger", "smaller"):
             store.remove(key)
         store.destroy()
 
