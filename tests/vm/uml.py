@@ -40,6 +40,8 @@ def launch(guest: Guest) -> int:
             f"init={directory}/guest-init", "con=null", "con0=null,fd:1", "quiet", "loglevel=3",
             "umid=guest", f"uml_dir={directory}", f"harness={directory}", "share=hostfs", f"udevd={int(guest.udevd)}",
             f"scratch={guest.scratch}",
+            # JFS takes megabytes at boot, a mapping for each page; every new process copies the table of these.
+            "jfs.nTxBlock=16", "jfs.nTxLock=256",
         ]  # fmt: skip
         argv += [f"ubd{index}={directory}/memory/disk{index}" for index in range(len(guest.disks))]
         return run(guest, directory, argv, extra_environment=_shim(directory))
