@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 
 __all__ = ["driver", "factory", "nothing_left_behind"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now out of later collections: each case ends with one, and a child copies what it touches."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
