@@ -190,12 +190,24 @@ def one_driver(plan: str, driver: str) -> tuple[Run, ...]:
     return half, dataclasses.replace(half, name=f"{driver}, other half", arguments=suite("model", "faults", "mutants"))
 
 
+def place(run: Run, taken: Sequence[set[int]]) -> set[int]:
+    """Choose the processors that a guest gets when others have *taken* theirs.
+
+    A user-mode guest has one processor: its processes take turns. Where each turn is another processor's, waking that
+    one up takes as long as the turn itself.
+    """
+    processors = os.sched_getaffinity(0)
+    if run.kind != "uml":
+        return processors
+    return {min(sorted(processors), key=lambda one: sum(one in others for others in taken))}
+
+
 def execute(runs: Sequence[Run], extra: Sequence[str], results: str, *, at_once: int) -> dict[str, int]:
     """Run guests, at most so many at once; returns name and status of those that did not pass."""
     waiting: list[Run] = list(runs)
     failed: dict[str, int] = {}
     heard = time.monotonic()
-    running: dict[subprocess.Popen[bytes], tuple[Run, Path]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Run, Path, set[int]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -206,16 +218,18 @@ def execute(runs: Sequence[Run], extra: Sequence[str], results: str, *, at_once:
                     process = subprocess.Popen(
                         run.command(extra, results), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
                     )
-                running[process] = run, log
+                on = place(run, [taken for _, _, taken in running.values()])
+                os.sched_setaffinity(process.pid, on)
+                running[process] = run, log, on
             for process in [process for process in running if process.poll() is not None]:
-                run, log = running.pop(process)
+                run, log, _ = running.pop(process)
                 say(f"{run.name}: ended with status {process.returncode}; it said:")
                 sys.stdout.write(log.read_text(errors="replace"))
                 if process.returncode:
                     failed[run.name] = process.returncode
             if time.monotonic() - heard > HEARTBEAT_SECONDS:
                 heard = time.monotonic()
-                for run, log in running.values():
+                for run, log, _ in running.values():
                     lines = log.read_text(errors="replace").split("\n")
                     say(f"{run.name}: {lines[-1] or lines[-2:-1]}")
             time.sleep(0.1)
@@ -270,8 +284,8 @@ def main(arguments: list[str]) -> int:
     # An emulated guest of several processors takes the whole machine.
     processors = len(os.sched_getaffinity(0))
     emulated = max((run.processors for run in runs if run.kind == "qemu"), default=0)
-    # A user-mode guest waits a third of its time, for its disks and for what is to end.
-    at_once = max(1, processors // emulated) if emulated else processors + 1
+    # A user-mode guest waits a part of its time, for a daemon or for what is to end: two share a processor.
+    at_once = max(1, processors // emulated) if emulated else 2 * processors
     if any(extra_word.startswith("tests") for extra_word in extra):
         # They were chosen by hand: all of them in one guest.
         runs = runs[:1]
