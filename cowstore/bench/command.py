@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     made = _suite_parser(suites, "quick", "the project's own budgets, in under a minute; exits with 1 above one")
     made.add_argument("--driver", metavar="NAME", help="the budgets of this driver instead")
+    part = "of a driver's budgets only this one (repeatable)"
+    made.add_argument("--part", metavar="NAME", action="append", default=[], help=part)
     made = _suite_parser(suites, "drivers", "every driver of this machine at every workload")
     _add_choice(made)
     made.add_argument("--workload", metavar="NAME", action="append", default=[], help="only this one (repeatable)")
@@ -139,6 +141,8 @@ def execute(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
         return CLOSED
+    except UsageError as error:
+        return _complain(f"{error}; try --help", USAGE)
     except (CowstoreError, OSError) as error:
         if os.environ.get("COWSTORE_DEBUG"):
             raise
@@ -222,7 +226,14 @@ def _check_names(arguments: argparse.Namespace) -> None:
     from cowstore.bench.grounds import SUBJECTS
     from cowstore.bench.suites import pick
 
-    pick([*getattr(arguments, "only", []), *filter(None, [getattr(arguments, "driver", None)])], SUBJECTS, "driver")
+    driver = getattr(arguments, "driver", None)
+    pick([*getattr(arguments, "only", []), *filter(None, [driver])], SUBJECTS, "driver")
+    if getattr(arguments, "part", []):
+        from cowstore.bench.quick_driver import PARTS
+
+        if driver is None:
+            raise UsageError("--part chooses of a driver's budgets, which --driver names")
+        pick(arguments.part, PARTS[driver], "part")
     if getattr(arguments, "workload", []):
         from cowstore.bench.workloads import load_all
 
@@ -238,7 +249,7 @@ def _quick(run: Run, place: Scratch, say: Callable[[str], None], arguments: argp
         from cowstore.bench import quick_driver
 
         run.suite = f"quick --driver {arguments.driver}"
-        quick_driver.measure_driver(run, place, say, arguments.driver)
+        quick_driver.measure_driver(run, place, say, arguments.driver, arguments.part)
         return
     from cowstore.bench.quick import Quick
 

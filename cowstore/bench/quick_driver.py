@@ -19,7 +19,7 @@ from cowstore.errors import CowstoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cowstore.bench.grounds import Ground
     from cowstore.bench.parts import Part
@@ -44,14 +44,19 @@ _DEEPEST = 126
 """Lower branches of the deepest AUFS that is mounted."""
 
 
-def measure_driver(run: Run, scratch: Scratch, say: Say, subject: str) -> None:
+def measure_driver(run: Run, scratch: Scratch, say: Say, subject: str, chosen: Sequence[str] = ()) -> None:
     """Measure the budgets of one driver.
 
+    :param chosen: the names of its parts that are measured; all if empty.
     :raises CowstoreError: it does not work here; says why.
     """
     with ground(subject, scratch, _GROUND_BYTES.get(subject, _LARGE_GROUND_BYTES)) as one:
         made = Driver(run, scratch, one, say)
-        parts = {f"{subject}: {name}": partial(part, made) for name, part in _PARTS[subject].items()}
+        parts = {
+            f"{subject}: {name}": partial(part, made)
+            for name, part in PARTS[subject].items()
+            if name in (chosen or PARTS[subject])
+        }
         measure(run, parts, say)
     run.method.append(f"{subject} on a fresh file system of its own on a loop device over a sparse file.")
 
@@ -279,7 +284,7 @@ with cowstore.open(sys.argv[1]) as store:
     print("done", flush=True)
 """
 
-_PARTS: dict[str, dict[str, Callable[[Driver], Part]]] = {
+PARTS: dict[str, dict[str, Callable[[Driver], Part]]] = {
     "overlay": {"a life": Driver.overlay, "many snapshots": Driver.many, "changes": Driver.changes},
     "btrfs": {"prepare and remove": Driver.btrfs, "many snapshots": Driver.many, "changes": Driver.changes},
     "devicemapper": {"prepare": Driver.thin, "many snapshots": Driver.many, "processes at once": Driver.together},
@@ -287,3 +292,4 @@ _PARTS: dict[str, dict[str, Callable[[Driver], Part]]] = {
     "copy": {"prepare and remove": Driver.copy, "many snapshots": Driver.many},
     "copy+reflink": {"prepare and remove": Driver.copy, "many snapshots": Driver.many},
 }
+"""The parts of each driver's budgets, by their names."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         (["report", "/etc/passwd"], 3, "/etc/passwd"),
         (["compare", "/nonexistent", "/nonexistent"], 3, "/nonexistent"),
         (["quick", "--driver", "zfs"], 3, "zfs"),
+        (["quick", "--driver", "copy", "--part", "x"], 3, "many snapshots"),
+        (["quick", "--part", "prepare"], 2, "--driver"),
         (["quick", "--scratch", "/nonexistent"], 3, "--scratch DIR"),
         (["drivers", "--merge", "/nonexistent"], 3, "/nonexistent"),
     ],
