@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {
     "mke2fs": "e2fsprogs",
+    "tune2fs": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
 }
