@@ -123,7 +123,11 @@ class Metadata:
 
     def mapped(self, root: int) -> Iterator[tuple[int, int]]:
         """Iterate over the (virtual block, data block) that one block map has."""
-        yield from self._entries([root], self._height(root))
+        blocks = [root]
+        for _ in range(self._height(root)):
+            blocks = [value for block in blocks for value in self._node(block)[2]]
+        for block in blocks:
+            yield from self._leaves([block]).items()
 
     def own(self, root: int, parent: int | None) -> tuple[dict[int, int], dict[int, int]]:
         """Compare two block maps: the (virtual: data) entries only the first has, and those only the second has."""
@@ -140,20 +144,16 @@ class Metadata:
             if other == down:
                 theirs, other = [value for block in theirs for value in self._node(block)[2]], other - 1
         mine, theirs = _without_common(mine, theirs)
-        ours, others = dict(self._entries(mine, 0)), dict(self._entries(theirs, 0))
-        same = {virtual for virtual, data in ours.items() if others.get(virtual) == data}
-        return (
-            {virtual: data for virtual, data in ours.items() if virtual not in same},
-            {virtual: data for virtual, data in others.items() if virtual not in same},
-        )
+        ours, others = self._leaves(mine), self._leaves(theirs)
+        # Of sets, not entry by entry: a leaf has up to 252, of which one may differ.
+        return dict(ours.items() - others.items()), dict(others.items() - ours.items())
 
-    def _entries(self, blocks: list[int], height: int) -> Iterator[tuple[int, int]]:
-        for _ in range(height):
-            blocks = [value for block in blocks for value in self._node(block)[2]]
+    def _leaves(self, blocks: list[int]) -> dict[int, int]:
+        found: dict[int, int] = {}
         for block in blocks:
             _, keys, values = self._node(block)
-            for key, value in zip(keys, values, strict=True):
-                yield key, value >> _TIME_BITS
+            found.update(zip(keys, [value >> _TIME_BITS for value in values], strict=True))
+        return found
 
 
 def _without_common(one: list[int], two: list[int]) -> tuple[list[int], list[int]]:
