@@ -16,11 +16,12 @@ from cowstore.drivers.devicemapper import changes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cowstore.drivers.devicemapper.names import Places
     from tests.vm.drivers.devicemapper.conftest import Bench
 
 
-def told(bench: Bench, id: int, base: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]], set[int] | None]:
-    """What the driver tells, what the comparison tells, and the inodes found by the block map."""
+def told(bench: Bench, id: int, base: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]], Places | None]:
+    """What the driver tells, what the comparison tells, and what was found by the block map."""
     driver = bench.driver
     found = changes.differing(driver._pool, driver._thins, driver._ids, id, base)
     narrowed = [(change.kind.value, change.path) for change in driver.changes(id, base)]
