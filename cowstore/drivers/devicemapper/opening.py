@@ -14,7 +14,7 @@ from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
 from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.drivers.devicemapper.thin import Thins
-from cowstore.errors import Busy, DriverUnavailable, StoreCorrupt
+from cowstore.errors import Busy, DriverUnavailable, InvalidArgument, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,8 +151,13 @@ def _take_devices(fresh: record.PoolRecord, options: Options) -> None:
     from cowstore.drivers._guard import claim, settle
 
     settle()
-    for path in (fresh.data_device, fresh.metadata_device):
-        claim(path, force=options.force)
+    data, metadata = (claim(path, force=options.force) for path in (fresh.data_device, fresh.metadata_device))
+    if data.dev == metadata.dev:
+        raise InvalidArgument(
+            f"data_device {data.path} and metadata_device {metadata.path} are one device "
+            f"({os.major(data.dev)}:{os.minor(data.dev)}): a pool needs two. Nothing was written to it",
+            argument="metadata_device",
+        )
     for path in (fresh.data_device, fresh.metadata_device):
         _wipe(path)
 

@@ -596,6 +596,23 @@ def test_given_devices(tmp_path: Path, disks: tuple[loop.LoopDevice, loop.LoopDe
     driver.destroy()
 
 
+def test_one_device_for_both(tmp_path: Path, disks: tuple[loop.LoopDevice, loop.LoopDevice]) -> None:
+    """By the same name or by another: said before a byte of it is written, with force too."""
+    data, _ = disks
+    other = tmp_path / "by-another-name"
+    other.symlink_to(data.node)
+    (tmp_path / "store").mkdir()
+    with open(data.node, "r+b", buffering=0) as device:
+        device.write(b"precious" * 64)
+    for name in (data.node, str(other)):
+        given = {**SMALL, "data_device": data.node, "metadata_device": name, "force": True}
+        with pytest.raises(InvalidArgument, match=f"{data.node} and metadata_device {name} are one device"):
+            DeviceMapper(str(tmp_path / "store"), Options(**given))  # type: ignore[arg-type]
+    with open(data.node, "rb") as device:
+        assert device.read(512) == b"precious" * 64
+    assert not (tmp_path / "store" / "pool").exists()
+
+
 def test_no_block_device(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no block device"):
         DeviceMapper(str(tmp_path), Options(data_device="/dev/null", metadata_device="/dev/zero"))
