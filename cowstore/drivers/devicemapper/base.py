@@ -26,15 +26,8 @@ def make(pool: Pool, thins: Thins) -> None:
     status = pool.status()
     if pool.is_own and status.transaction >= COMPLETE:
         return
-    number = pool.number(BASE)
-    thins.deactivate(BASE, defer=False)
-    try:
-        pool.message(f"create_thin {number}")
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        pool.message(f"delete {number}")
-        pool.message(f"create_thin {number}")
+    if pool.is_own:
+        _create(pool, thins)
     _faults.point("devicemapper.base.created")
     record = pool.record
     info = thins.activate(BASE, record.base_bytes, read_only=False)
@@ -52,6 +45,19 @@ def make(pool: Pool, thins: Thins) -> None:
         pool.message(f"set_transaction_id {status.transaction} {COMPLETE}")
     else:
         pool.commit()
+
+
+def _create(pool: Pool, thins: Thins) -> None:
+    """Make the base's device anew; in a borrowed pool it is what has claimed a range, and so is there."""
+    number = pool.number(BASE)
+    thins.deactivate(BASE, defer=False)
+    try:
+        pool.message(f"create_thin {number}")
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        pool.message(f"delete {number}")
+        pool.message(f"create_thin {number}")
 
 
 def _make_root(pool: Pool, node: str) -> None:

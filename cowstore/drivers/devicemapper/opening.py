@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from cowstore import _faults
 from cowstore.drivers.devicemapper import base, record
-from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow
+from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow, claiming
 from cowstore.drivers.devicemapper.locks import OPENING, locked
 from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
@@ -87,16 +87,23 @@ def _make(
 
     require(options, control, directory)
     if unfinished is not None:
-        _unmake(_pool(directory, unfinished, options, control))
+        with claiming(unfinished, control, directory):
+            _unmake(_pool(directory, unfinished, options, control))
     fresh = record.new(options)
-    if options.thin_pool is not None:
-        fresh = borrow(fresh, options, control, directory)
-    elif fresh.on_files:
+    if fresh.on_files:
         make_files(directory, options)
-    else:
+    elif fresh.data_device:
         if unfinished is not None:
             _clear_devices(unfinished)
         _take_devices(fresh, options)
+    with claiming(fresh, control, directory):
+        if fresh.thin_pool:
+            fresh = borrow(fresh, options, control, directory)
+        return _fill(fresh, options, control, directory)
+
+
+def _fill(fresh: record.PoolRecord, options: Options, control: Descriptor, directory: str) -> record.PoolRecord:
+    """Make the base on what is there for the pool."""
     record.write(directory, fresh)
     _faults.point("devicemapper.make.recorded")
     pool = _pool(directory, fresh, options, control)
@@ -191,10 +198,10 @@ def remove_files(pool: Pool) -> None:
             for entry in os.listdir(os.path.join(directory, name)):
                 os.unlink(os.path.join(directory, name, entry))
             os.rmdir(os.path.join(directory, name))
-    names = [DATA, METADATA] if pool.record.on_files else []
-    for name in [*names, record.POOL + ".new", record.POOL]:
+    for name in [DATA, METADATA] if pool.record.on_files else []:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
+    record.forget(directory)
 
 
 def destroy_pool(pool: Pool, lock: UserLock | None) -> None:

@@ -6,6 +6,7 @@ is sealed; a link is made and replaced in one step, needs no other block of the 
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass, replace
 
@@ -23,12 +24,23 @@ DOOMED = "doomed"
 """Directory of the links of ids that are removed, but whose device somebody still holds."""
 
 
+class Claim(enum.StrEnum):
+    """Whose a device of the base's number in a borrowed pool is, if there is one."""
+
+    LOOKING = "looking"
+    """Another's: nothing was made yet."""
+    TAKING = "taking"
+    """There was none; now this store's, or another's that came meanwhile."""
+    TAKEN = "taken"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRecord:
     """One pool.
 
     :ivar uuid: names the pool, its devices, and the base's file system.
     :ivar thin_pool: name of another's pool in which the devices are. :ivar first_id: number of the base in it.
+    :ivar claim: how far the store has come in taking that number.
     :ivar complete: the base is there. A pool whose making was cut off is made anew.
     """
 
@@ -41,6 +53,7 @@ class PoolRecord:
     complete: bool
     thin_pool: str = ""
     first_id: int = 0
+    claim: Claim = Claim.TAKEN
 
     @property
     def on_files(self) -> bool:
@@ -59,6 +72,7 @@ def new(options: Options) -> PoolRecord:
         data_device=os.path.abspath(options.data_device) if options.data_device else "",
         metadata_device=os.path.abspath(options.metadata_device) if options.metadata_device else "",
         complete=False,
+        thin_pool=os.path.basename(options.thin_pool) if options.thin_pool else "",
     )
 
 
@@ -89,6 +103,15 @@ def write(directory: str, record: PoolRecord) -> None:
     sync(directory)
 
 
+def forget(directory: str) -> None:
+    """Remove the record; nothing happens where there is none."""
+    for name in (POOL + ".new", POOL):
+        try:
+            os.unlink(os.path.join(directory, name))
+        except FileNotFoundError:
+            continue
+
+
 def _as_text(value: object) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
@@ -116,6 +139,7 @@ def read(directory: str) -> PoolRecord | None:
             complete=told["complete"] == "yes",
             thin_pool=told.get("thin_pool", ""),
             first_id=int(told.get("first_id", "0")),
+            claim=Claim(told.get("claim", "taken")),
         )
     except (KeyError, ValueError) as error:
         raise StoreCorrupt(f"{path} is no record of a pool: {error}; restore it from a backup", path=path) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cowstore import mounting
+from cowstore import _faults, mounting
 from cowstore.drivers.devicemapper import DeviceMapper
 from cowstore.drivers.devicemapper.options import MIB, Options
 
@@ -99,6 +99,25 @@ def devices() -> tuple[str, str]:
     mapped = subprocess.run(["dmsetup", "ls"], capture_output=True, text=True, check=True).stdout
     loops = subprocess.run(["losetup", "--all", "--noheadings"], capture_output=True, text=True, check=True).stdout
     return mapped, loops
+
+
+def killed_at(number: int, work: Callable[[], object]) -> None:
+    """Do *work* in a child that is killed at the fault point of that number."""
+    child = os.fork()
+    if child == 0:
+        left = [number]
+
+        def hook(_name: str) -> None:
+            if not left[0]:
+                os.kill(os.getpid(), 9)
+            left[0] -= 1
+
+        _faults.hook = hook
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 9
 
 
 @pytest.fixture

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cowstore import _faults
 from cowstore._linux import dm, loop
 from cowstore.drivers.devicemapper import DeviceMapper
-from cowstore.drivers.devicemapper.borrowed import SPAN
+from cowstore.drivers.devicemapper.borrowed import SPAN, BorrowedPool
 from cowstore.drivers.devicemapper.options import MIB, Options
-from cowstore.errors import DriverUnavailable, InvalidArgument, Unsupported
-from tests.vm.drivers.devicemapper.conftest import SMALL, Bench, devices
+from cowstore.errors import DriverUnavailable, InvalidArgument, OutOfSpace, Unsupported
+from tests.vm.drivers.devicemapper.conftest import SMALL, Bench, devices, killed_at
 from tests.vm.drivers.devicemapper.recorder import SECTOR, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 VOLUME, TRANSACTION = 1, 7
+FIRST = (1 << 24) - SPAN
+"""The number of the first store's base."""
 
 
 @pytest.fixture
@@ -114,3 +117,84 @@ def test_left_as_it_was_found(tmp_path: Path, lvm: dm.Info) -> None:
     assert (words[0], words[2]) == (str(TRANSACTION), used)
     with dm.open_control() as control, pytest.raises(FileExistsError):
         dm.target_msg(control, lvm.name, f"create_thin {VOLUME}")
+
+
+def points_of_making(directory: Path) -> list[str]:
+    seen: list[str] = []
+    directory.mkdir()
+    _faults.hook = seen.append
+    try:
+        DeviceMapper(str(directory), options(lvm=True)).destroy()
+    finally:
+        _faults.hook = None
+    return seen
+
+
+def taken(name: str, numbers: Iterable[int]) -> set[int]:
+    """Which of these device numbers the pool has."""
+    found = set()
+    with dm.open_control() as control:
+        for one in numbers:
+            try:
+                dm.target_msg(control, name, f"create_thin {one}")
+            except FileExistsError:
+                found.add(one)
+            else:
+                dm.target_msg(control, name, f"delete {one}")
+    return found
+
+
+def test_killed_at_every_step_of_borrowing(tmp_path: Path, lvm: dm.Info) -> None:
+    """A number is written down before it is taken: whatever a killed first start left is undone by the next one."""
+    points = points_of_making(tmp_path / "count")
+    assert "devicemapper.borrow.intended" in points
+    before = told(lvm.name)[1:3], devices()
+    for step in range(points.index("devicemapper.make.base") + 1):
+        store = tmp_path / f"store{step}"
+        store.mkdir()
+        killed_at(step, lambda store=store: DeviceMapper(str(store), options(lvm=True)))  # type: ignore[misc]
+        driver = DeviceMapper(str(store), options(lvm=True))
+        assert driver._pool.number(0) == FIRST, f"left by {points[step]}"
+        driver.create(1, None, None)
+        driver.remove(1)
+        driver.destroy()
+        assert (told(lvm.name)[1:3], devices()) == before, f"left by {points[step]}"
+        assert not taken(lvm.name, (FIRST, FIRST - SPAN))
+
+
+def test_a_number_that_another_store_took_meanwhile(tmp_path: Path, lvm: dm.Info) -> None:
+    """Killed when it was written down and not yet taken: what is there later is another store's, and left alone."""
+    for name in ("one", "count"):
+        (tmp_path / name).mkdir()
+    points = points_of_making(tmp_path / "count" / "inner")
+    killed_at(
+        points.index("devicemapper.borrow.intended"), lambda: DeviceMapper(str(tmp_path / "one"), options(lvm=True))
+    )
+    two = Bench(tmp_path / "two", thin_pool="vg-pool", lvm=True)
+    assert two.driver._pool.number(0) == FIRST
+    two.driver.create(1, None, None)
+    digest = two.fill(1, 1)
+    one = DeviceMapper(str(tmp_path / "one"), options(lvm=True))
+    assert one._pool.number(0) == FIRST - SPAN
+    one.destroy()
+    two.reopen(thin_pool="vg-pool", lvm=True)
+    assert two.hash(1) == digest
+    two.end()
+
+
+def test_a_borrowed_pool_without_room(tmp_path: Path, lvm: dm.Info, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written down of an attempt that failed is gone; the next one begins anew."""
+    message = BorrowedPool.message
+
+    def refused(pool: BorrowedPool, text: str) -> None:
+        if text.startswith("create_thin"):
+            raise pool.full("metadata", pool.status())
+        message(pool, text)
+
+    (tmp_path / "store").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(BorrowedPool, "message", refused)
+        with pytest.raises(OutOfSpace, match="vg-pool"):
+            DeviceMapper(str(tmp_path / "store"), options(lvm=True))
+    assert not (tmp_path / "store" / "pool").exists()
+    DeviceMapper(str(tmp_path / "store"), options(lvm=True)).destroy()

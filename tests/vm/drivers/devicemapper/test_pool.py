@@ -32,7 +32,7 @@ from cowstore.errors import (
     Unsupported,
 )
 from cowstore.mounting import xfs
-from tests.vm.drivers.devicemapper.conftest import SMALL, devices, write_random
+from tests.vm.drivers.devicemapper.conftest import SMALL, devices, killed_at, write_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,25 +113,6 @@ def points_of_making(tmp_path: Path) -> list[str]:
     finally:
         _faults.hook = None
     return seen
-
-
-def killed_at(number: int, work: Callable[[], None]) -> None:
-    """Do *work* in a child that is killed at the fault point of that number."""
-    child = os.fork()
-    if child == 0:
-        left = [number]
-
-        def hook(_name: str) -> None:
-            if not left[0]:
-                os.kill(os.getpid(), 9)
-            left[0] -= 1
-
-        _faults.hook = hook
-        try:
-            work()
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 9
 
 
 def test_killed_at_every_step_of_making(tmp_path: Path) -> None:
