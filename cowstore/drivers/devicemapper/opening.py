@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cowstore import _faults
-from cowstore.drivers.devicemapper import base, record
+from cowstore.drivers.devicemapper import base, events, record
 from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow, claiming
 from cowstore.drivers.devicemapper.locks import OPENING, locked
 from cowstore.drivers.devicemapper.nodes import NODES, open_control
@@ -198,7 +198,7 @@ def remove_files(pool: Pool) -> None:
             for entry in os.listdir(os.path.join(directory, name)):
                 os.unlink(os.path.join(directory, name, entry))
             os.rmdir(os.path.join(directory, name))
-    for name in [DATA, METADATA] if pool.record.on_files else []:
+    for name in [events.NAME, *([DATA, METADATA] if pool.record.on_files else [])]:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
     record.forget(directory)

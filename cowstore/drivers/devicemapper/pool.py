@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from cowstore import _faults
 from cowstore._linux import dm, loop
 from cowstore._linux.fd import open_
-from cowstore.drivers.devicemapper import metadata, nodes
+from cowstore.drivers.devicemapper import events, metadata, nodes
 from cowstore.drivers.devicemapper.filesystem import forget_cached
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
@@ -58,8 +58,6 @@ class Pool:
         self.dev = 0
         # The pool's fill when there was last seen to be room below it: a snapshot by itself takes none.
         self._host_checked = -1
-        self.events_seen = -1
-        """The kernel's count of events when `status` last told of them."""
 
     def number(self, id: int) -> int:
         """Return the number that an id's device has in the pool."""
@@ -105,6 +103,7 @@ class Pool:
                     raise self._unloadable(error) from error
                 raise
             # From here on the pool itself holds its loop devices, and they go with it.
+            events.begin(self.directory)
         return True
 
     def _found(self) -> dm.Info | None:
@@ -221,6 +220,7 @@ class Pool:
         The caller holds the lock OPENING, and is the last user.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
+        told = self._found()
         while True:
             try:
                 dm.dev_remove(self.control, self.name)
@@ -234,6 +234,7 @@ class Pool:
                 time.sleep(0.005)  # udev, or somebody's blkid, looks at it.
             else:
                 nodes.forget(self.directory, f"/dev/dm-{os.minor(self.dev)}")
+                events.end(self.directory, told.event_nr if told is not None else 0)
                 return True
 
     def _has_devices(self) -> bool:

@@ -6,7 +6,7 @@ import errno
 import os
 
 from cowstore._linux.fd import open_
-from cowstore.drivers.devicemapper import filesystem
+from cowstore.drivers.devicemapper import events, filesystem
 from cowstore.drivers.devicemapper.locks import locked
 from cowstore.drivers.devicemapper.record import IdRecord
 from cowstore.drivers.devicemapper.status import DATA, METADATA
@@ -45,7 +45,7 @@ def status(pool: Pool) -> DriverStatus:
         "when full": "error" if now.fails_when_full else f"queue, {_queueing()}",
         "discards reach the data": "yes" if now.discards_pass_down else "no",
         "transaction id": str(now.transaction),
-        "events": f"{now.events}, of which {_new_events(pool, now)} are new",
+        "events": _events(pool, now),
     }
     if pool.record.on_files:
         details["data file on disk"] = str(os.stat(pool.path(DATA)).st_blocks * 512)
@@ -67,18 +67,18 @@ def _queueing() -> str:
     return f"for {seconds} s (no_space_timeout of dm_thin_pool)" if seconds else "for ever (no_space_timeout is 0)"
 
 
-def _new_events(pool: Pool, now: PoolStatus) -> int:
-    """Count the kernel's events since this was last asked, and log what has become of the pool if there are any."""
-    seen, pool.events_seen = pool.events_seen, now.events
-    if seen < 0 or now.events <= seen:
-        return 0
-    from cowstore._log import logger
+def _events(pool: Pool, now: PoolStatus) -> str:
+    """Count the kernel's events, and log what has become of the pool if there are any that nobody was told of."""
+    untold = events.untold(pool.directory, now.events)
+    if untold:
+        from cowstore._log import logger
 
-    logger(__name__).warning(
-        "the pool %s has called: %d of %d bytes of data and %d of %d of metadata are used, mode %s",
-        pool.name, now.data_used, now.data_total, now.metadata_used, now.metadata_total, now.mode,
-    )  # fmt: skip
-    return now.events - seen
+        logger(__name__).warning(
+            "the pool %s has called: %d of %d bytes of data and %d of %d of metadata are used, mode %s",
+            pool.name, now.data_used, now.data_total, now.metadata_used, now.metadata_total, now.mode,
+        )  # fmt: skip
+    events.note(pool.directory, now.events)
+    return f"{untold} new, {now.events} since the pool was activated"
 
 
 def _level(used: int, total: int) -> str:

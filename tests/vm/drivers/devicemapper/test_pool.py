@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -261,19 +262,83 @@ def test_growing_ahead(tmp_path: Path) -> None:
         store.destroy()
 
 
-def test_status_tells_of_the_kernels_events(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
-    """The pool calls when its low-water mark is reached; the next status says so, once, and logs the fill levels."""
-    driver = make(data_bytes=64 * MIB, data_limit_bytes=64 * MIB).driver
+SCANT = {**SMALL, "data_bytes": 64 * MIB, "data_limit_bytes": 64 * MIB}
+
+
+def pass_the_low_water_mark(driver: DeviceMapper) -> None:
     driver.create(1, None, None)
-    assert driver.status().details["events"].endswith("of which 0 are new")
     with driver_node(driver) as node, open(node, "r+b", buffering=0) as device:
         for place in range(55):
             os.pwrite(device.fileno(), b"x" * MIB, place * MIB)
         os.fsync(device.fileno())
-    details = driver.status().details
-    assert details["events"] == "1, of which 1 are new"
+
+
+def test_status_tells_of_the_kernels_events(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+    """The pool calls when its low-water mark is reached; the next status says so, once, and logs the fill levels."""
+    driver = make(**SCANT).driver
+    assert driver.status().details["events"] == "0 new, 0 since the pool was activated"
+    pass_the_low_water_mark(driver)
+    assert driver.status().details["events"] == "1 new, 1 since the pool was activated"
     assert "has called" in caplog.text
-    assert driver.status().details["events"] == "1, of which 0 are new"
+    assert driver.status().details["events"] == "0 new, 1 since the pool was activated"
+
+
+EVENTS = """
+import sys
+from cowstore.drivers.devicemapper import DeviceMapper
+from cowstore.drivers.devicemapper.options import Options
+from tests.vm.drivers.devicemapper.test_pool import SCANT, pass_the_low_water_mark
+
+driver = DeviceMapper(sys.argv[1], Options(**SCANT))
+if sys.argv[2] == "write":
+    pass_the_low_water_mark(driver)
+else:
+    print(driver.status().details["events"])
+driver.close()
+"""
+
+
+def test_another_process_is_told_of_events(tmp_path: Path) -> None:
+    """The next to ask is told, though the pool has ended since, with whoever was there when the kernel called."""
+
+    def process(what: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", EVENTS, str(tmp_path), what],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            capture_output=True, text=True, check=True, timeout=100,
+        ).stdout.strip()  # fmt: skip
+
+    assert process("ask") == "0 new, 0 since the pool was activated"
+    process("write")
+    assert process("ask") == "1 new, 0 since the pool was activated"
+    assert process("ask") == "0 new, 0 since the pool was activated"
+    driver = DeviceMapper(str(tmp_path), Options(**SCANT))  # type: ignore[arg-type]
+    driver.remove(1)
+    pass_the_low_water_mark(driver)
+    assert process("ask") == "1 new, 1 since the pool was activated"
+    assert driver.status().details["events"] == "0 new, 1 since the pool was activated"
+    driver.remove(1)
+    driver.destroy()
+    assert os.listdir(tmp_path) == []
+
+
+def test_waiting_for_an_event(make: Callable[..., Bench]) -> None:
+    """The kernel wakes whoever waits for a pool's next event, and lets other threads run until then."""
+    driver = make(**SCANT).driver
+    pool = driver._pool
+    woken: list[dm.Info] = []
+    waiter = threading.Thread(target=lambda: woken.append(dm.dev_wait(pool.control, pool.name, 0)))
+    waiter.start()
+    waiter.join(0.2)
+    assert waiter.is_alive()
+    pass_the_low_water_mark(driver)
+    waiter.join(30)
+    assert not waiter.is_alive()
+    assert [(info.name, info.event_nr) for info in woken] == [(pool.name, 1)]
+    # One that has come already is not waited for.
+    assert dm.dev_wait(pool.control, pool.name, 0).event_nr == 1
+    with pytest.raises(OSError, match="No such device"):
+        dm.dev_wait(pool.control, "cowstore-none", 0)
 
 
 @contextmanager
