@@ -6,7 +6,6 @@ import errno
 import os
 
 from cowstore import _faults
-from cowstore._linux import dm
 from cowstore._linux.fd import open_
 from cowstore._linux.files import syncfs
 from cowstore.driver import Driver
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from cowstore._linux import dm
     from cowstore.drivers.devicemapper.filesystem import SuperBlock
     from cowstore.drivers.devicemapper.metadata import Metadata
     from cowstore.model import Mount
@@ -209,41 +209,40 @@ class DeviceMapper(Driver):
         known = self._known(id)
         with locked(self.directory, id):
             info = self._thins.activate(id, known.size_bytes, read_only=known.sealed)
-        if not read_only and not self._grow_for_writers(known.size_bytes) and not info.open_count:
+        if not (info.read_only or self._grow_for_writers(0 if read_only else known.size_bytes) or info.open_count):
             info = self._readable(id, known, info)
         kind = self._pool.record.file_system
         return (mounted.describe(kind, self._thins.node(info), info, read_only=read_only, volatile=volatile),)
 
     def _readable(self, id: int, known: IdRecord, info: dm.Info) -> dm.Info:
-        """Make sure that an id can be mounted although the pool is full: if not for writing, then for reading.
+        """Make sure that an id can be mounted although there is no room: if not for writing, then for reading.
 
         ext4 notes a mount in its super block, and there may be no room for the copy of that block.
         """
-        if not self._pool.status().is_full:
-            return info
-        try:
-            self._replay(info)
-        except OSError as error:
-            from cowstore._log import logger
+        reason: object = self._pool.host_full()
+        if reason is None:
+            if not self._pool.status().is_full:
+                return info
+            try:
+                self._replay(info)
+                return info
+            except OSError as error:
+                reason = f"the pool is full: {error}"
+        from cowstore._log import logger
 
-            name = self._thins.name(id)
-            logger(__name__).warning(
-                "id %d (the device %s) is mounted read-only, since the pool is full: %s", id, name, error
-            )
-            with locked(self.directory, id):
-                self._thins.deactivate(id, defer=False)
-                return self._thins.activate(id, known.size_bytes, read_only=True)
-        return info
+        name = self._thins.name(id)
+        logger(__name__).warning("id %d (the device %s) is mounted read-only: %s", id, name, reason)
+        with locked(self.directory, id):
+            self._thins.deactivate(id, defer=False)
+            return self._thins.activate(id, known.size_bytes, read_only=True)
 
     def _grow_for_writers(self, size_bytes: int) -> bool:
         """Give the pool room for all that may be written to what is active now, as far as it may grow.
 
         A pool that stays full is no reason not to mount: what is there can be read, and removed.
         """
-        prefix = self._thins.name(0)[:-1]
-        active = sum(name.startswith(prefix) for name, _ in dm.list_devices(self._pool.control)) - 1
         try:
-            self._pool.ensure_room(size_bytes + max(0, active - 1) * self._pool.record.base_bytes)
+            self._pool.ensure_room(size_bytes, writers=True)
         except OutOfSpace:
             return False
         return True

@@ -9,6 +9,7 @@ from dataclasses import replace
 from cowstore import _faults
 from cowstore.drivers.devicemapper import base, events, record
 from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow, claiming
+from cowstore.drivers.devicemapper.host import allocate
 from cowstore.drivers.devicemapper.locks import OPENING, locked
 from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
@@ -127,15 +128,26 @@ def _pool(directory: str, known: record.PoolRecord, options: Options, control: D
 
 
 def make_files(directory: str, options: Options) -> None:
-    """Make the pool's two sparse files."""
-    for name, size in ((DATA, options.data_bytes), (METADATA, options.metadata_bytes)):
-        unit = options.block_bytes if name == DATA else 4096
-        fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, size - size % unit)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    """Make the pool's two files: the data file sparse, that of the metadata with all its blocks.
+
+    :raises OSError: ENOSPC, there is no room for these; none is left behind.
+    """
+    try:
+        for name, size in ((DATA, options.data_bytes), (METADATA, options.metadata_bytes)):
+            unit = options.block_bytes if name == DATA else 4096
+            fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, size - size % unit)
+                if name == METADATA:
+                    allocate(fd)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError:
+        for name in (DATA, METADATA):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+        raise
 
 
 def _clear_devices(unfinished: record.PoolRecord) -> None:

@@ -36,7 +36,7 @@ class Options:
 
     :ivar data_bytes: first size of the data file (fixed). It is sparse.
     :ivar data_limit_bytes: size up to which the data file grows by itself.
-    :ivar metadata_bytes: first size of the metadata file (fixed).
+    :ivar metadata_bytes: first size of the metadata file (fixed). It has all its blocks from the start.
     :ivar metadata_limit_bytes: size up to which the metadata file grows by itself; the kernel uses no more than 16 GiB.
     :ivar data_device: block device to use in place of a file (fixed); with ``metadata_device``.
     :ivar metadata_device: block device for the pool's metadata (fixed).

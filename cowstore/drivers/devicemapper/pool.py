@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from cowstore import _faults
 from cowstore._linux import dm, loop
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import events, metadata, nodes
 from cowstore.drivers.devicemapper.filesystem import forget_cached
+from cowstore.drivers.devicemapper.host import Host, allocate
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
 from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK, read_status
@@ -35,7 +36,6 @@ _BYTES_PER_MAPPING = 48
 """Metadata that a mapped block takes at most, for its own entry and its part of half-filled nodes."""
 _METADATA_RESERVE = 1 << 20
 """Kept from all that is new, a tenth of the metadata at most: a removal writes metadata before it frees any."""
-_HOST_MARGIN = 4 << 20
 _BUSY_SECONDS = 2.0
 
 
@@ -121,6 +121,10 @@ class Pool:
             if not self.record.on_files:
                 return os.stat(path).st_rdev
             with open_(path, os.O_RDWR) as file:
+                if what == METADATA:
+                    # A copy of the store may be sparse. What is there can be used without.
+                    with suppress(OSError):
+                        allocate(file)
                 find = nodes.find(self.directory)
                 return stack.enter_context(loop.attach(file, file_name=os.fsencode(path), node=find)).dev
         except FileNotFoundError as error:
@@ -299,7 +303,7 @@ class Pool:
                 f"{self.path(METADATA)}",
                 path=self.path(METADATA),
             )
-        return read_status(words, self.record.block_bytes, info.event_nr)
+        return read_status(words, self.record.block_bytes, info)
 
     def full(self, what: str, status: PoolStatus) -> OutOfSpace:
         """Make the error that says what is full, and what to do."""
@@ -326,6 +330,8 @@ class Pool:
         status = self.status()
         if status.is_full or not status.free(METADATA):
             return self.full(DATA if not status.free(DATA) else METADATA, status)
+        if full := self.host_full():
+            return full
         return CowstoreError(
             f"something written to id {id} of the pool {self.name} is lost (perhaps since the pool was full for a "
             "time), so that it cannot be committed; remove it and make it again"
@@ -338,22 +344,32 @@ class Pool:
         unit = self.record.block_bytes if what == DATA else METADATA_BLOCK
         return limit - limit % unit
 
-    def ensure_room(self, wanted_bytes: int = 0) -> PoolStatus:
+    def ensure_room(self, wanted_bytes: int = 0, *, writers: bool = False) -> PoolStatus:
         """Grow the pool's files, as far as they may, until so much can be written and the threshold is kept.
 
-        The files are sparse, so that growing costs nothing; nobody need watch the pool while it is written to.
+        The data file is sparse, so that growing costs nothing; nobody need watch the pool while it is written to.
 
+        :param writers: count the others that are active too, as writers who may fill a snapshot of the usual size each.
+            That is more than is needed where they have written already, or only read, and less where they are larger;
+            what they were given room for when they began is there anyway, and the host's free room bounds it all.
         :raises OutOfSpace: less than ``min_free_percent`` is free, and no growth helps.
         """
         status = self.status()
+        if writers:
+            wanted_bytes += max(0, status.active - 1) * self.record.base_bytes
+        host = None
+        if self.record.on_files and (wanted_bytes or status.data_used != self._host_checked):
+            host = Host.of(self.directory)
+            wanted_bytes = min(wanted_bytes, host.free)
         mappings = wanted_bytes // self.record.block_bytes * _BYTES_PER_MAPPING
         for what, wanted in ((DATA, wanted_bytes), (METADATA, mappings)):
             if self._short(what, status, wanted) and self.record.on_files:
                 status = self._grow(what, status, wanted)
             if self._short(what, status, 0):
                 raise self.full(what, status)
-        if self.record.on_files and status.data_used != self._host_checked:
-            self._check_host(status)
+        if host is not None:
+            if host.is_short:
+                raise host.full(self.name)
             self._host_checked = status.data_used
         return status
 
@@ -364,15 +380,12 @@ class Pool:
             wanted = max(wanted, min(_METADATA_RESERVE, total // 10))
         return free < wanted or free * 100 < total * self.options.min_free_percent
 
-    def _check_host(self, status: PoolStatus) -> None:
-        host = os.statvfs(self.directory)
-        if host.f_bavail * host.f_frsize < _HOST_MARGIN:
-            raise OutOfSpace(
-                f"the file system of {self.directory}, on which the pool {self.name} lies, is full; make room there",
-                what=DATA,
-                used=status.data_used,
-                total=host.f_blocks * host.f_frsize,
-            )
+    def host_full(self) -> OutOfSpace | None:
+        """Make the error for a full file system below the pool's files, if it is."""
+        if not self.record.on_files:
+            return None
+        host = Host.of(self.directory)
+        return host.full(self.name) if host.is_full else None
 
     def _grow(self, what: str, status: PoolStatus, wanted: int) -> PoolStatus:
         with locked(self.directory, POOL_SIZE):
@@ -397,6 +410,8 @@ class Pool:
             mine = os.fstat(file.fileno())
             if mine.st_size < size:
                 os.ftruncate(file.fileno(), size)
+            if what == METADATA:
+                self._allocate(file, mine.st_size)
         _faults.point("devicemapper.grow.file")
         for dev in dm.table_deps(self.control, self.name):
             with open_(nodes.block_node(self.directory, dev), os.O_RDWR) as device:
@@ -406,6 +421,16 @@ class Pool:
                     loop.set_capacity(device)
                 ground[what if is_it else (METADATA if what == DATA else DATA)] = dev
         self.reload(ground)
+
+    def _allocate(self, file: Descriptor, before: int) -> None:
+        """Give the metadata file the blocks of its new size, or its old size back."""
+        try:
+            allocate(file)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            os.ftruncate(file.fileno(), before)
+            raise Host.of(self.directory).full(self.name) from error
 
     def reload(self, ground: dict[str, int]) -> None:
         """Give the active pool a new table; I/O waits meanwhile."""

@@ -86,7 +86,7 @@ def _level(used: int, total: int) -> str:
 
 
 def explained(pool: Pool, error: OSError, root_fd: int, tried: str) -> CowstoreError | None:
-    """Say what a refused write into a snapshot means: the pool is full, or its own file system is.
+    """Say what a refused write into a snapshot means: the pool is full, what is below it, or its own file system.
 
     A file system that could not write because of the pool goes read-only, and says EROFS or EIO from then on.
     """
@@ -94,6 +94,8 @@ def explained(pool: Pool, error: OSError, root_fd: int, tried: str) -> CowstoreE
         now = pool.status()
         if now.is_full or not now.free(METADATA):
             return pool.full(DATA if not now.free(DATA) else METADATA, now)
+        if full := pool.host_full():
+            return full
     if error.errno != errno.ENOSPC:
         return None
     return out_of_room(

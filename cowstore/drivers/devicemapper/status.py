@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cowstore._linux.dm import Info
+
 DATA, METADATA = "data", "metadata"
 METADATA_BLOCK = 4096
 
@@ -17,6 +21,7 @@ class PoolStatus:
 
     :ivar events: how often the kernel has called since the pool was activated: the low-water mark was reached, or the
         mode has changed.
+    :ivar active: how many thin devices of it there are now, as far as the kernel counts who has the pool open.
     """
 
     transaction: int
@@ -30,6 +35,7 @@ class PoolStatus:
     discards_pass_down: bool
     fails_when_full: bool
     events: int
+    active: int
 
     @property
     def is_full(self) -> bool:
@@ -42,12 +48,12 @@ class PoolStatus:
         return self.metadata_total - self.metadata_used
 
 
-def read_status(words: list[str], block_bytes: int, events: int) -> PoolStatus:
+def read_status(words: list[str], block_bytes: int, info: Info) -> PoolStatus:
     """Read the words of a pool's status line; not those of one that has failed, which has fewer."""
     metadata_used, metadata_total = (int(word) * METADATA_BLOCK for word in words[1].split("/"))
     data_used, data_total = (int(word) * block_bytes for word in words[2].split("/"))
     return PoolStatus(
         int(words[0]), metadata_used, metadata_total, data_used, data_total,
         None if words[3] == "-" else int(words[3]), words[4], "needs_check" in words, "discard_passdown" in words,
-        "error_if_no_space" in words, events,
+        "error_if_no_space" in words, info.event_nr, info.open_count,
     )  # fmt: skip
