@@ -70,7 +70,11 @@ def read_super_block(fd: Fd) -> SuperBlock | None:
 
     :raises OSError: it cannot be read, which is not the same.
     """
-    head = os.pread(number_of(fd), 4096, 0)
+    return super_block_of(os.pread(number_of(fd), 4096, 0))
+
+
+def super_block_of(head: bytes) -> SuperBlock | None:
+    """Read the first 4096 bytes of what may be a file system; as :func:`read_super_block`."""
     if len(head) < 2048:
         return None
     if head[:4] == b"XFSB":

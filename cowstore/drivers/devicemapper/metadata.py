@@ -73,6 +73,16 @@ class Metadata:
         return self._page[:]
 
     @property
+    def uuid(self) -> bytes:
+        """What whoever made the pool has put into its super block; zeros by default."""
+        return self._super[16:32]
+
+    @property
+    def data_block_bytes(self) -> int:
+        sectors: int = struct.unpack_from("<I", self._super, 336)[0]
+        return sectors * 512
+
+    @property
     def _mapping_root(self) -> int:
         # Behind magic, version, time, transaction id, held root and the two space maps of 128 bytes.
         root: int = struct.unpack_from("<Q", self._super, 320)[0]

@@ -65,9 +65,7 @@ def _reserve(pool: Pool) -> None:
 
 
 def node(pool: Pool) -> str:
-    """Return the node of the device that holds the metadata: the one given, or the first that the table names."""
-    if pool.record.metadata_device:
-        return pool.record.metadata_device
+    """Return the node of the device that holds the metadata: the first that the table names."""
     _, (target,) = dm.table_status(pool.control, pool.name, flags=dm.DmFlag.STATUS_TABLE)
     major, _, minor = target.params.split()[0].partition(":")
     return block_node(pool.directory, os.makedev(int(major), int(minor)))

@@ -70,17 +70,16 @@ def _is_node(path: str, dev: int, kind: int) -> bool:
 
 
 def block_node(directory: str, dev: int) -> str:
-    """Return the node of a device-mapper or loop device by its number alone."""
-    name = f"loop{_loop_index(dev)}" if os.major(dev) == loop.LOOP_MAJOR else f"dm-{os.minor(dev)}"
-    return node(directory, dev, f"/dev/{name}")
-
-
-def _loop_index(dev: int) -> str:
-    """Ask sysfs for the name of a loop device: with partitions its number is not its index."""
+    """Return the node of a block device by its number alone."""
+    mapped = f"/dev/dm-{os.minor(dev)}"
+    if os.major(dev) != loop.LOOP_MAJOR and _is_node(mapped, dev, stat.S_IFBLK):
+        return mapped
     try:
-        return os.path.basename(os.readlink(f"/sys/dev/block/{os.major(dev)}:{os.minor(dev)}")).removeprefix("loop")
+        # With partitions a loop device's number is not its index.
+        name = os.path.basename(os.readlink(f"/sys/dev/block/{os.major(dev)}:{os.minor(dev)}"))
     except OSError:
-        return str(os.minor(dev))
+        name = f"loop{os.minor(dev)}" if os.major(dev) == loop.LOOP_MAJOR else f"dm-{os.minor(dev)}"
+    return node(directory, dev, f"/dev/{name}")
 
 
 def open_control(directory: str) -> Descriptor:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cowstore import _faults
-from cowstore.drivers.devicemapper import base, events, record
+from cowstore.drivers.devicemapper import base, events, identity, record
 from cowstore.drivers.devicemapper.borrowed import BorrowedPool, borrow, claiming
 from cowstore.drivers.devicemapper.host import allocate
 from cowstore.drivers.devicemapper.locks import OPENING, locked
@@ -15,7 +15,7 @@ from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
 from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.drivers.devicemapper.thin import Thins
-from cowstore.errors import Busy, DriverUnavailable, InvalidArgument, StoreCorrupt
+from cowstore.errors import Busy, CowstoreError, DriverUnavailable, InvalidArgument, StoreCorrupt, StoreMismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +39,9 @@ def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Poo
             if read_only:
                 raise StoreCorrupt(f"{directory} holds no pool, and none is made in read-only mode", path=directory)
             known = _make(directory, options, control, known)
-        pool = _pool(directory, known, options, control)
+        pool, activated = _activated(directory, known, options, control)
         thins = Thins(pool)
-        # The base is only ever active under the lock that this holds: it was left by a killed process.
-        thins.deactivate(base.BASE, defer=False)
-        if pool.activate():
+        if activated:
             try:
                 base.check(pool, thins)
             except BaseException:
@@ -51,11 +49,34 @@ def open_pool(directory: str, options: Options, *, read_only: bool) -> tuple[Poo
                 raise
         elif not read_only:
             pool.follow_options()
-        _say_what_stays(known, options)
+        if pool.record != known and not read_only:
+            record.write(directory, pool.record)
+        _say_what_stays(pool.record, options)
     except BaseException:
         control.close()
         raise
     return pool, thins
+
+
+def _activated(directory: str, known: record.PoolRecord, options: Options, control: Descriptor) -> tuple[Pool, bool]:
+    """Activate a pool; where its devices are not where they were, those that the options name are tried.
+
+    Of options that differ from the record nobody knows which are newer: the catalog has those of the first day.
+    """
+    pool = _pool(directory, known, options, control)
+    # The base is only ever active under the lock that this holds: it was left by a killed process.
+    Thins(pool).deactivate(base.BASE, defer=False)
+    try:
+        return pool, pool.activate()
+    except (StoreCorrupt, StoreMismatch) as error:
+        elsewhere = record.moved(known, options)
+        if elsewhere is None:
+            raise
+        pool = _pool(directory, elsewhere, options, control)
+        try:
+            return pool, pool.activate()
+        except CowstoreError as second:
+            raise second from error
 
 
 def _say_what_stays(known: record.PoolRecord, options: Options) -> None:
@@ -114,12 +135,22 @@ def _fill(fresh: record.PoolRecord, options: Options, control: Descriptor, direc
         _faults.point("devicemapper.make.activated")
         base.make(pool, Thins(pool))
         _faults.point("devicemapper.make.base")
+        if fresh.data_device:
+            _mark(pool)
         complete = replace(fresh, complete=True)
         record.write(directory, complete)
     except BaseException:
         _unmake(pool)
         raise
     return complete
+
+
+def _mark(pool: Pool) -> None:
+    """End a pool on given devices for the moment that it takes to write into its metadata whose it is."""
+    if not pool.deactivate():
+        raise Busy(f"the pool {pool.name} was opened by somebody else while it was made; try again")
+    identity.mark(pool)
+    _faults.point("devicemapper.make.marked")
 
 
 def _pool(directory: str, known: record.PoolRecord, options: Options, control: Descriptor) -> Pool:

@@ -38,8 +38,8 @@ class Options:
     :ivar data_limit_bytes: size up to which the data file grows by itself.
     :ivar metadata_bytes: first size of the metadata file (fixed). It has all its blocks from the start.
     :ivar metadata_limit_bytes: size up to which the metadata file grows by itself; the kernel uses no more than 16 GiB.
-    :ivar data_device: block device to use in place of a file (fixed); with ``metadata_device``.
-    :ivar metadata_device: block device for the pool's metadata (fixed).
+    :ivar data_device: block device to use in place of a file (fixed); with ``metadata_device``. Its name may change.
+    :ivar metadata_device: block device for the pool's metadata (fixed). Its name may change.
     :ivar thin_pool: name of an active thin pool of somebody else's, to be used beside its other devices (fixed).
     :ivar lvm: use it although LVM owns it; its transaction id is left alone.
     :ivar force: use the given devices although they carry the signature of something else.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from contextlib import ExitStack, suppress
 
 from cowstore import _faults
 from cowstore._linux import dm, loop
 from cowstore._linux.fd import open_
-from cowstore.drivers.devicemapper import events, metadata, nodes
-from cowstore.drivers.devicemapper.filesystem import forget_cached
+from cowstore.drivers.devicemapper import events, identity, nodes
 from cowstore.drivers.devicemapper.host import Host, allocate
 from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
@@ -76,7 +76,8 @@ class Pool:
 
         :param create: the metadata may be empty: the kernel formats it. Otherwise that would be the loss of all there
         is.
-        :raises StoreCorrupt: no metadata, or damaged. :raises StoreMismatch: a pool of that name stands on other files.
+        :raises StoreCorrupt: no metadata, or damaged. :raises StoreMismatch: a pool of that name stands on other files,
+            or a given device is another store's.
         """
         info = self._found()
         if info is not None and info.live:
@@ -89,7 +90,7 @@ class Pool:
         with ExitStack() as stack:
             ground = {what: self._attach(stack, what) for what in (DATA, METADATA)}
             if not create:
-                self._check_format(ground[METADATA])
+                identity.check(self, ground)
             _faults.point("devicemapper.pool.attached")
             if info is None:
                 info = dm.dev_create(self.control, self.name, self.uuid)
@@ -119,7 +120,10 @@ class Pool:
         path = self.path(what)
         try:
             if not self.record.on_files:
-                return os.stat(path).st_rdev
+                found = os.stat(path)
+                if not stat.S_ISBLK(found.st_mode):
+                    raise StoreCorrupt(f"the pool's {what} device {path} is no block device any more", path=path)
+                return found.st_rdev
             with open_(path, os.O_RDWR) as file:
                 if what == METADATA:
                     # A copy of the store may be sparse. What is there can be used without.
@@ -130,20 +134,10 @@ class Pool:
         except FileNotFoundError as error:
             if error.filename is not None and os.fsdecode(error.filename) != path:
                 raise
+            way_out = "put it back" if self.record.on_files else f"say where it is now by the option {what}_device"
             raise StoreCorrupt(
-                f"the pool's {what} {path} is gone; put it back, or destroy the store", path=path
+                f"the pool's {what} {path} is gone; {way_out}, or destroy the store", path=path
             ) from error
-
-    def _check_format(self, dev: int) -> None:
-        with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
-            forget_cached(device)
-            if not metadata.is_formatted(device.fileno()):
-                path = self.path(METADATA)
-                raise StoreCorrupt(
-                    f"{path} holds no metadata of a thin pool; the pool {self.name} is not activated, since the kernel "
-                    "would make it anew, empty. Restore the file, or repair it with thin_repair(8)",
-                    path=path,
-                )
 
     def _unloadable(self, error: OSError) -> CowstoreError:
         if error.errno in (errno.ENOTBLK, errno.EILSEQ, errno.EINVAL, errno.EIO):

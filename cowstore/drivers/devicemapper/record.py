@@ -79,14 +79,25 @@ def new(options: Options) -> PoolRecord:
 def fixed(known: PoolRecord, options: Options) -> dict[str, tuple[object, object]]:
     """List what the options want otherwise than it is recorded, by name: what is recorded, and what is wanted.
 
-    On another's pool the block is that pool's, and the base is rounded to it.
+    On another's pool the block is that pool's, and the base is rounded to it. Devices are looked for where they are.
     """
     wanted = new(options)
-    names = ["file_system", "data_device", "metadata_device"]
+    names = ["file_system"]
+    if not (known.data_device and wanted.data_device):
+        names += ["data_device", "metadata_device"]
     if not known.thin_pool:
         names += ["block_bytes", "base_bytes"]
     different = {name: (getattr(known, name), getattr(wanted, name)) for name in names}
     return {name: (was, want) for name, (was, want) in different.items() if was != want}
+
+
+def moved(known: PoolRecord, options: Options) -> PoolRecord | None:
+    """Make the record of a pool whose devices are where the options say; None where these say nothing else."""
+    wanted = new(options)
+    if not known.data_device or not wanted.data_device:
+        return None
+    other = replace(known, data_device=wanted.data_device, metadata_device=wanted.metadata_device)
+    return None if other == known else other
 
 
 def write(directory: str, record: PoolRecord) -> None:
