@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import socket
 import sqlite3
 import sys
 import threading
@@ -207,20 +208,72 @@ PAIRS = (
 """The verbs that are raced against each other, each pair of them."""
 
 
-def race(ground: Ground, first: str, second: str, *, threads: bool, turns: int = 3) -> None:
+class Racers:
+    """Two processes that race verbs, each on a store of its own, which it opens for each race.
+
+    They are forked once: where a fork is dear, two for each of a hundred pairs are most of the work.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self._pids: list[int] = []
+        self._lines: list[socket.socket] = []
+        ground.shut()
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            self._pids.append(fork(lambda line=theirs: _obey(line, ground)))  # type: ignore[misc]
+            theirs.close()
+            self._lines.append(ours)
+
+    def race(self, *verbs: str, turns: int) -> None:
+        """Let each do its verb so many times, both beginning at once.
+
+        :raises AssertionError: one of them failed; it has said how.
+        """
+        for line, verb in zip(self._lines, verbs, strict=True):
+            line.sendall(f"{verb} {turns}".encode())
+        said = [line.recv(16) for line in self._lines]
+        if said == [b"ready", b"ready"]:
+            for line in self._lines:
+                line.sendall(b"go")
+            said = [line.recv(16) for line in self._lines]
+        equal(said, [b"done", b"done"], f"last words of {' against '.join(verbs)}")
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        for line in self._lines:
+            line.close()
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+        wait(self._pids)
+
+
+def _obey(line: socket.socket, ground: Ground) -> None:
+    while order := line.recv(64):
+        signal.alarm(2 * HANGING_SECONDS)
+        verb, turns = order.decode().split()
+        with ground.factory.open(ground.root) as store:
+            line.sendall(b"ready")
+            line.recv(16)
+            for turn in range(int(turns)):
+                _racing(store, verb, turn)
+        line.sendall(b"done")
+
+
+def race(ground: Ground, first: str, second: str, *, racers: Racers | None = None, turns: int = 3) -> None:
     """Let two verbs run at once on the same keys, in two threads of one store or in two processes.
 
+    :param racers: the processes; threads if None.
     :raises AssertionError: one of them fails by more than having lost, or the store is not clean.
     """
     store = ground.store
     store.prepare("making")
     store.commit("base", "making")
     store.prepare("active", "base")
-    if threads:
+    if racers is None:
         _race_threads(store, first, second, turns)
     else:
         ground.shut()
-        _race_processes(ground, first, second, turns)
+        racers.race(first, second, turns=turns)
     settled(ground)
 
 
@@ -245,23 +298,6 @@ def _race_threads(store: Store, first: str, second: str, turns: int) -> None:
         assert not thread.is_alive(), f"{first} and {second} wait for each other for ever"
     if failures:
         raise AssertionError(f"{first} against {second}: {failures[0]!r}") from failures[0]
-
-
-def _race_processes(ground: Ground, first: str, second: str, turns: int) -> None:
-    reader, writer = os.pipe()
-
-    def run(verb: str) -> None:
-        os.close(writer)
-        with ground.factory.open(ground.root) as store:
-            os.read(reader, 1)
-            for turn in range(turns):
-                _racing(store, verb, turn)
-
-    pids = [fork(lambda verb=verb: run(verb)) for verb in (first, second)]  # type: ignore[misc]
-    os.close(reader)
-    time.sleep(0.02)
-    os.close(writer)
-    equal(wait(pids), [0, 0], f"statuses of {first} against {second}")
 
 
 def _racing(store: Store, verb: str, turn: int) -> None:
