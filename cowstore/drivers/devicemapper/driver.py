@@ -360,7 +360,14 @@ class DeviceMapper(Driver):
         return (found | known) - {BASE} - doomed
 
     def holds(self, id: int) -> bool:
-        return self._ids.get(id) is not None or self._ids.is_doomed(id) or id in self._unrecorded
+        if self._ids.get(id) is not None or self._ids.is_doomed(id):
+            return True
+        # One that was removed while `held` looked was still in the pool, and in no record any more.
+        return id in self._unrecorded and self._is_in_pool(id)
+
+    def _is_in_pool(self, id: int) -> bool:
+        with self._metadata() as metadata:
+            return metadata.device_root(self._pool.number(id)) is not None
 
     def is_unsealed(self, id: int) -> bool:
         # A sealed id has a record that was synced.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +23,10 @@ from cowstore.errors import Busy, StoreCorrupt, Unsupported
 from tests.vm.drivers.devicemapper.conftest import write_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from cowstore.drivers.devicemapper.metadata import Metadata
     from tests.vm.drivers.devicemapper.conftest import Bench
 
 
@@ -395,3 +397,21 @@ def test_a_device_is_made_when_the_pool_goes_on(bench: Bench) -> None:
     finally:
         thread.join()
     bench.driver.release(1)
+
+
+def test_removed_while_it_is_listed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes between the look at the pool and that at the records is not taken for data of nobody."""
+    driver = bench.driver
+    driver.create(1, None, None)
+    look = driver._metadata
+
+    @contextmanager
+    def then_removed() -> Iterator[Metadata]:
+        with look() as metadata:
+            yield metadata
+        monkeypatch.undo()
+        driver.remove(1)
+
+    monkeypatch.setattr(driver, "_metadata", then_removed)
+    assert driver.held() == {1}
+    assert not driver.holds(1)
