@@ -201,12 +201,18 @@ class Ext4:
 
     def usage(self, group: int) -> bytes:
         """Return which of a group's inodes are used, as a bitmap; a table may hold anything where they are not."""
-        found = self._used.get(group)
-        if found is None:
+        if group not in self._used:
             size = self._inodes_per_group >> 3
-            found = bytes(size) if group in self._no_inodes else self.read(self._inode_bitmaps[group])[:size]
-            self._used[group] = found
-        return found
+            # Those of sixteen groups lie side by side (flex_bg).
+            blocks = {}
+            for one in range(group & ~15, min(self._groups, (group | 15) + 1)):
+                if one in self._no_inodes:
+                    self._used[one] = bytes(size)
+                else:
+                    blocks[self._inode_bitmaps[one]] = one
+            for block, data in self.read_each(blocks):
+                self._used[blocks[block]] = data[:size]
+        return self._used[group]
 
     def usage_from(self, first: int) -> bytes:
         """Return which inodes of one block of a table are used, given the first of them."""
