@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-SIZE_BYTES = {"devicemapper": 256 << 20}
+SIZE_BYTES = {"devicemapper": 768 << 20}
 """Room that a driver's budgets may take, where that is less than :data:`cowstore.bench.quick.SIZE_BYTES`."""
 
 _GROUND_BYTES = {"devicemapper": 1 << 30}
@@ -287,7 +287,12 @@ with cowstore.open(sys.argv[1]) as store:
 PARTS: dict[str, dict[str, Callable[[Driver], Part]]] = {
     "overlay": {"a life": Driver.overlay, "many snapshots": Driver.many, "changes": Driver.changes},
     "btrfs": {"prepare and remove": Driver.btrfs, "many snapshots": Driver.many, "changes": Driver.changes},
-    "devicemapper": {"prepare": Driver.thin, "many snapshots": Driver.many, "processes at once": Driver.together},
+    "devicemapper": {
+        "prepare": Driver.thin,
+        "many snapshots": Driver.many,
+        "processes at once": Driver.together,
+        "changes": Driver.changes,
+    },
     "aufs": {"a deep mount": Driver.deep, "many snapshots": Driver.many, "changes": Driver.changes},
     "copy": {"prepare and remove": Driver.copy, "many snapshots": Driver.many},
     "copy+reflink": {"prepare and remove": Driver.copy, "many snapshots": Driver.many},

@@ -142,7 +142,7 @@ def test_the_budgets_of_one_driver(subject: str, place: Scratch, monkeypatch: py
     own = {
         "overlay": {"overlay-life", "overlay-changes"},
         "btrfs": {"btrfs-prepare-remove", "btrfs-changes"},
-        "devicemapper": {"devicemapper-prepare", "devicemapper-parallel"},
+        "devicemapper": {"devicemapper-prepare", "devicemapper-parallel", "devicemapper-changes"},
         "aufs": {"aufs-mount", "aufs-changes"},
     }
     assert names == {f"population-{subject}", *own.get(subject, {f"{subject}-prepare-remove"})}
