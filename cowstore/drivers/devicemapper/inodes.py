@@ -45,11 +45,11 @@ def changed_inodes(upper: Ext4, lower: Ext4, ranges: Ranges) -> dict[int, int]:
         number
         for begin, end in without(without(ranges, tables), joined(owned.ranges))
         for number in range(begin, end)
-        if number not in owned.attributes and not upper.is_structure(number) and not upper.is_free(number)
+        if not upper.is_structure(number) and not upper.is_free(number)
     ]
     unowned = [number for number, mine, theirs in _pairs(upper, lower, numbers) if mine != theirs]
     if unowned:
-        _require_only_counted(upper, lower, changed, unowned)
+        _require_attributes(upper, lower, changed, owned.attributes, unowned)
     return changed
 
 
@@ -69,36 +69,39 @@ def _changed_in_tables(upper: Ext4, lower: Ext4, ranges: Ranges, tables: Ranges)
 
 
 class _Owned:
-    """The blocks that hold what some inodes hold, and those of their extended attributes."""
+    """The blocks that hold what some inodes hold, and of each block of extended attributes how many of them have it."""
 
     def __init__(self, file_system: Ext4) -> None:
         self._file_system = file_system
         self.ranges: Ranges = []
-        self.attributes: set[int] = set()
+        self.attributes: dict[int, int] = {}
 
     def add(self, inode: Inode) -> None:
         content, nodes = self._file_system.extents(inode)
         self.ranges += [(first, first + count) for first, count in content]
         self.ranges += [(node, node + 1) for node in nodes]
-        self.attributes.add(inode.attributes)
+        self.attributes[inode.attributes] = self.attributes.get(inode.attributes, 0) + 1
 
 
-def _require_only_counted(upper: Ext4, lower: Ext4, changed: Iterable[int], blocks: list[int]) -> None:
-    """Make sure that what differs in blocks is only how many inodes share them.
+def _require_attributes(
+    upper: Ext4, lower: Ext4, changed: Iterable[int], owned: dict[int, int], blocks: list[int]
+) -> None:
+    """Make sure that blocks hold extended attributes, and no others than they held for inodes that do not differ.
 
-    Inodes of equal attributes share a block with them, which counts its users: one that got others has left it.
+    Inodes of equal attributes share a block with them, which counts its users: one that joins or leaves changes that.
     """
     left = {inode.attributes for inode in lower.inodes(number for number in changed if lower.is_used(number)).values()}
     for number, mine, theirs in _pairs(upper, lower, blocks):
-        if number not in left or _uncounted(mine) != _uncounted(theirs):
+        magic, users = struct.unpack_from("<II", mine)
+        if (number not in left and number not in owned) or magic != _ATTRIBUTES_MAGIC:
             raise CannotTell(f"block {number} differs, and none of the inodes that differ owns it")
+        if users > owned.get(number, 0) and _uncounted(mine) != _uncounted(theirs):
+            raise CannotTell(f"block {number} differs, and inodes that do not differ may have it")
 
 
 def _uncounted(block: bytes) -> bytes:
     """Leave out of a block of attributes the count of its users, and its checksum."""
-    if struct.unpack_from("<I", block)[0] != _ATTRIBUTES_MAGIC:
-        raise CannotTell("what should be extended attributes is none")
-    return block[8:16] + block[20:]
+    return block[:4] + block[8:16] + block[20:]
 
 
 def _pairs(upper: Ext4, lower: Ext4, numbers: Iterable[int]) -> Iterator[tuple[int, bytes, bytes]]:

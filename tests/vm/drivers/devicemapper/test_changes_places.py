@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 from typing import TYPE_CHECKING
@@ -223,6 +224,35 @@ def test_features_that_are_not_known(tmp_path: Path, feature: str) -> None:
         file.write(struct.pack("<I", word | bit))
     with pytest.raises(CannotTell):
         Ext4(str(image))
+
+
+def test_attributes_that_are_shared_with_what_is_unchanged(bench: Bench) -> None:
+    """An inode that joins others changes the count of their block; if more has changed there, nobody can tell whose."""
+    driver = bench.driver
+    value = b"shared by three" * 50
+    driver.create(1, None, None)
+    with bench.mounted(1) as root:
+        for name in "abc":
+            (root / name).write_bytes(b"x")
+        for name in "ab":
+            os.setxattr(root / name, "user.large", value)
+    driver.seal(1)
+    driver.create(2, 1, None)
+    with bench.mounted(2) as root:
+        os.setxattr(root / "c", "user.large", value)
+    narrowed, whole, found = told(bench, 2, 1)
+    assert narrowed == whole == [("modified", "c")]
+    assert found is not None
+    with bench.active(2, read_only=False) as node, open(node, "r+b") as device:
+        # One of them is in the journal.
+        for found_at in re.finditer(re.escape(value), device.read(48 * MIB)):
+            device.seek(found_at.start())
+            device.write(b"S")
+        device.flush()
+        os.fsync(device.fileno())
+    assert changes.differing(driver._pool, driver._thins, driver._ids, 2, 1) is None
+    for id in (1, 2):
+        driver.release(id)
 
 
 def test_a_device_that_vanishes_is_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
