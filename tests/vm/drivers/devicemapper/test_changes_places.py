@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import cowstore
 from cowstore.drivers.devicemapper import changes
 from cowstore.drivers.devicemapper.ext4 import CannotTell, Ext4
 from cowstore.drivers.devicemapper.options import MIB
+from cowstore.errors import CowstoreError
+from tests.vm.drivers.devicemapper.conftest import SMALL
 from tests.vm.drivers.devicemapper.test_changes import told
 from tests.vm.drivers.devicemapper.test_filesystem import formatted
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from cowstore.drivers.devicemapper.names import Places
     from tests.vm.drivers.devicemapper.conftest import Bench
 
 GROVES, MANY, DEEP = 20, 1050, 60
@@ -253,6 +258,31 @@ def test_attributes_that_are_shared_with_what_is_unchanged(bench: Bench) -> None
     assert changes.differing(driver._pool, driver._thins, driver._ids, 2, 1) is None
     for id in (1, 2):
         driver.release(id)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), CannotTell("unclear")], ids=["failure", "unclear"])
+def test_no_device_stays_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What was activated to be read is given up by the end of the leases, as what was activated to be mounted is.
+
+    Not sooner: another process may be about to mount it.
+    """
+
+    def fail(*_: object) -> Places:
+        raise error
+
+    with cowstore.open(tmp_path / "store", driver="devicemapper", options=SMALL) as store:
+        store.prepare("draft")
+        store.commit("base", "draft")
+        store.prepare("active", "base")
+        thins = store._core.driver._thins  # type: ignore[attr-defined]
+        monkeypatch.setattr(changes, "find", fail)
+        if isinstance(error, CannotTell):
+            assert list(store.changes("active")) == []
+        else:
+            with pytest.raises(CowstoreError):
+                list(store.changes("active"))
+        assert [thins.find(store.stat(key).id) for key in ("base", "active")] == [None, None]
+        store.destroy()
 
 
 def test_a_device_that_vanishes_is_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
