@@ -95,7 +95,7 @@ def check(pool: Pool, thins: Thins) -> None:
         with open_(thins.node(info), os.O_RDONLY) as device:
             found = filesystem.read_super_block(device)
     except OSError as error:
-        text = f"the base of {where} cannot be read: {error}; look at the kernel's log and at the disk"
+        text = f"the base (id {BASE}) of {where} cannot be read: {error}; look at the kernel's log and at the disk"
         raise StoreCorrupt(text, path=pool.path("data")) from error
     finally:
         thins.deactivate(BASE, defer=True)

@@ -157,9 +157,11 @@ class DeviceMapper(Driver):
                     self._thins.deactivate(id, defer=True)
 
     def _grow(self, id: int, info: dm.Info, size: int) -> None:
-        block = self._super_block(id, info).block_bytes
+        found = self._super_block(id, info)
+        if found.damaged:
+            raise self._pool.lost(id)  # The kernel grows none that has noted an error.
         with self._opened(info) as fd:
-            filesystem.grow(self._pool.record.file_system, fd, block, size)
+            filesystem.grow(self._pool.record.file_system, fd, found.block_bytes, size)
 
     def _opened(self, info: dm.Info) -> AbstractContextManager[int]:
         return mounted.opened(self._pool.record.file_system, self._thins.node(info), info)

@@ -328,7 +328,7 @@ class Pool:
             return full
         return CowstoreError(
             f"something written to id {id} of the pool {self.name} is lost (perhaps since the pool was full for a "
-            "time), so that it cannot be committed; remove it and make it again"
+            "time), so that it can neither be committed nor enlarged; remove it and make it again"
         )
 
     # Growing.

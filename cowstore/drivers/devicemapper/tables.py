@@ -8,6 +8,7 @@ Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Setting 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cowstore._linux import dm
@@ -85,7 +86,9 @@ def swap_table(control: Descriptor, name: str, flags: dm.DmFlag = dm.DmFlag.NONE
     try:
         dm.dev_resume(control, name, flags=flags)
     except BaseException as error:
-        # The table is dropped when it is refused after the stop; what works is then the old one.
+        # Where the stop failed, the kernel keeps the new table for the next resume: that would try all of it again.
+        with suppress(OSError):
+            dm.table_clear(control, name)
         go_on(control, name, error, flags)
         raise
 
