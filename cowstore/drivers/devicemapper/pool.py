@@ -34,9 +34,12 @@ COMPLETE = 1
 """The pool's transaction id from the moment the base is whole: the pool commits it together with the base's blocks."""
 _BYTES_PER_MAPPING = 48
 """Metadata that a mapped block takes at most, for its own entry and its part of half-filled nodes."""
-_METADATA_RESERVE = 1 << 20
-"""Kept from all that is new, a tenth of the metadata at most: a removal writes metadata before it frees any."""
 _BUSY_SECONDS = 2.0
+
+
+def _reserve(metadata_bytes: int) -> int:
+    """Tell what is kept of the metadata from all that is new: a removal writes metadata before it frees any."""
+    return min(1 << 20, metadata_bytes // 10)
 
 
 class Pool:
@@ -311,9 +314,11 @@ class Pool:
             way_out += f", or raise {what}_limit_bytes ({self._limit(what)})"
         elif self.is_own and status.mode == "ro":
             way_out = f"close all stores on it, enlarge {self.path(METADATA)}, and open one again"
+        kept = f"{self.options.min_free_percent} % must stay free"
+        if what == METADATA and _reserve(total) * 100 > total * self.options.min_free_percent:
+            kept = f"{_reserve(total)} must stay free for removals"
         return OutOfSpace(
-            f"the pool {self.name} has too little {what} space: {used} of {total} bytes are used, "
-            f"{self.options.min_free_percent} % must stay free; {way_out}",
+            f"the pool {self.name} has too little {what} space: {used} of {total} bytes are used, {kept}; {way_out}",
             what=what,
             used=used,
             total=total,
@@ -371,7 +376,7 @@ class Pool:
         total = status.data_total if what == DATA else status.metadata_total
         free = status.free(what)
         if what == METADATA:
-            wanted = max(wanted, min(_METADATA_RESERVE, total // 10))
+            wanted = max(wanted, _reserve(total))
         return free < wanted or free * 100 < total * self.options.min_free_percent
 
     def host_full(self) -> OutOfSpace | None:

@@ -41,6 +41,7 @@ class PoolRecord:
     :ivar uuid: names the pool, its devices, and the base's file system.
     :ivar thin_pool: name of another's pool in which the devices are. :ivar first_id: number of the base in it.
     :ivar claim: how far the store has come in taking that number.
+    :ivar data_bytes: what the option was, as the three after it; nothing but :func:`fixed` asks. 0 where not known.
     :ivar complete: the base is there. A pool whose making was cut off is made anew.
     """
 
@@ -54,10 +55,18 @@ class PoolRecord:
     thin_pool: str = ""
     first_id: int = 0
     claim: Claim = Claim.TAKEN
+    data_bytes: int = 0
+    metadata_bytes: int = 0
+    bytes_per_inode: int = 0
+    journal_bytes: int = 0
 
     @property
     def on_files(self) -> bool:
         return not self.data_device and not self.thin_pool
+
+
+_CHOSEN = ("data_bytes", "metadata_bytes", "bytes_per_inode", "journal_bytes")
+"""What is written down only to tell when something else is wanted later; the first two of files, the others of ext4."""
 
 
 def new(options: Options) -> PoolRecord:
@@ -73,6 +82,7 @@ def new(options: Options) -> PoolRecord:
         metadata_device=os.path.abspath(options.metadata_device) if options.metadata_device else "",
         complete=False,
         thin_pool=os.path.basename(options.thin_pool) if options.thin_pool else "",
+        **{name: getattr(options, name) for name in _CHOSEN},
     )
 
 
@@ -85,8 +95,12 @@ def fixed(known: PoolRecord, options: Options) -> dict[str, tuple[object, object
     names = ["file_system"]
     if not (known.data_device and wanted.data_device):
         names += ["data_device", "metadata_device"]
+    if not (known.thin_pool and wanted.thin_pool):
+        names.append("thin_pool")
     if not known.thin_pool:
         names += ["block_bytes", "base_bytes"]
+    chosen = _CHOSEN[0 if known.on_files else 2 : 4 if known.file_system is FileSystem.EXT4 else 2]
+    names += [name for name in chosen if getattr(known, name)]
     different = {name: (getattr(known, name), getattr(wanted, name)) for name in names}
     return {name: (was, want) for name, (was, want) in different.items() if was != want}
 
@@ -151,6 +165,7 @@ def read(directory: str) -> PoolRecord | None:
             thin_pool=told.get("thin_pool", ""),
             first_id=int(told.get("first_id", "0")),
             claim=Claim(told.get("claim", "taken")),
+            **{name: int(told.get(name, "0")) for name in _CHOSEN},
         )
     except (KeyError, ValueError) as error:
         raise StoreCorrupt(f"{path} is no record of a pool: {error}; restore it from a backup", path=path) from error

@@ -119,6 +119,7 @@ def test_full_metadata(tmp_path: Path) -> None:
         with pytest.raises(OutOfSpace, match=driver._pool.name) as told:
             verb()
         assert told.value.what == "metadata"
+        assert "209715 must stay free for removals" in str(told.value)
     assert not driver.holds(2)
     driver.mounts(1, True)
     assert list(driver.changes(1, 1)) == []

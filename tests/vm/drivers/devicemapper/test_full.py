@@ -211,6 +211,15 @@ def test_options_of_a_pool_that_is_active_are_followed(
     caplog.clear()
     DeviceMapper(str(bench.directory), bench.options).close()
     assert not caplog.text
+    for name, was, want in (
+        ("base_bytes", 64 * MIB, 128 * MIB),
+        ("data_bytes", 256 * MIB, 200 * MIB),
+        ("bytes_per_inode", 16 << 10, 32 << 10),
+        ("journal_bytes", 4 * MIB, 8 * MIB),
+    ):
+        other = DeviceMapper(str(bench.directory), Options(**{**SMALL, name: want}))  # type: ignore[arg-type]
+        other.close()
+        assert f"was made with {name}={was} (not {want}), and keeps that" in caplog.text
 
 
 def scatter(node: str, places: Iterable[int]) -> None:
