@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 
+from cowstore._linux import dm, loop
 from cowstore._linux.fd import open_
 from cowstore.drivers.devicemapper import filesystem, metadata, nodes
 from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK
@@ -55,6 +56,31 @@ def check(pool: Pool, ground: dict[str, int]) -> None:
         raise StoreCorrupt(f"{text} and at the disk", path=data) from error
     if found is None or found.uuid != pool.record.uuid:
         raise _other(pool, DATA, "" if found is None else found.uuid)
+
+
+def check_active(pool: Pool) -> None:
+    """Make sure that the active pool of our name stands on our files and not on those of a copied store.
+
+    :raises StoreMismatch: it does not.
+    """
+    if not pool.record.on_files:
+        return
+    mine = set()
+    for what in (DATA, METADATA):
+        status = os.stat(pool.path(what))
+        mine.add((status.st_dev, status.st_ino))
+    found = set()
+    for dev in dm.table_deps(pool.control, pool.name):
+        with open_(nodes.block_node(pool.directory, dev), os.O_RDONLY) as device:
+            info = loop.get_status64(device)
+            found.add((info.device, info.inode))
+    if mine != found:
+        raise StoreMismatch(
+            f"the pool {pool.name} is active on other files than those in {pool.directory}: the store was copied. "
+            "Two copies cannot be open at once; close or destroy the other store",
+            expected=pool.directory,
+            found=pool.name,
+        )
 
 
 def _check_metadata(pool: Pool, node: str) -> int:

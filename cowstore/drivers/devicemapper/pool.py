@@ -21,7 +21,7 @@ from cowstore.drivers.devicemapper.locks import POOL_SIZE, locked
 from cowstore.drivers.devicemapper.options import WhenFull
 from cowstore.drivers.devicemapper.status import DATA, METADATA, METADATA_BLOCK, read_status
 from cowstore.drivers.devicemapper.tables import FAILS, KEEPS_DISCARDS, ZEROING, PoolTable, swap_table, take_away
-from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt, StoreMismatch
+from cowstore.errors import CowstoreError, DriverUnavailable, OutOfSpace, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Pool:
         info = self._found()
         if info is not None and info.live:
             self.dev = info.dev
-            self._check_ground()
+            identity.check_active(self)
             if info.suspended:
                 # Whoever grew it was killed in between.
                 dm.dev_resume(self.control, self.name, flags=dm.DmFlag.NOFLUSH)
@@ -153,27 +153,6 @@ class Pool:
         return DriverUnavailable(
             f"cannot activate the pool {self.name} on {self.path(DATA)}: {error}", driver="devicemapper"
         )
-
-    def _check_ground(self) -> None:
-        """Make sure that the active pool of our name stands on our files and not on those of a copied store."""
-        if not self.record.on_files:
-            return
-        mine = set()
-        for what in (DATA, METADATA):
-            status = os.stat(self.path(what))
-            mine.add((status.st_dev, status.st_ino))
-        found = set()
-        for dev in dm.table_deps(self.control, self.name):
-            with open_(nodes.block_node(self.directory, dev), os.O_RDONLY) as device:
-                info = loop.get_status64(device)
-                found.add((info.device, info.inode))
-        if mine != found:
-            raise StoreMismatch(
-                f"the pool {self.name} is active on other files than those in {self.directory}: the store was copied. "
-                "Two copies cannot be open at once; close or destroy the other store",
-                expected=self.directory,
-                found=self.name,
-            )
 
     def _table(self, ground: dict[str, int]) -> PoolTable:
         """Make the table that the options want."""
