@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,15 @@ from cowstore.drivers.devicemapper.nodes import NODES, open_control
 from cowstore.drivers.devicemapper.pool import Pool
 from cowstore.drivers.devicemapper.status import DATA, METADATA
 from cowstore.drivers.devicemapper.thin import Thins
-from cowstore.errors import Busy, CowstoreError, DriverUnavailable, InvalidArgument, StoreCorrupt, StoreMismatch
+from cowstore.errors import (
+    Busy,
+    CowstoreError,
+    DriverUnavailable,
+    InvalidArgument,
+    OutOfSpace,
+    StoreCorrupt,
+    StoreMismatch,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,8 +148,11 @@ def _fill(fresh: record.PoolRecord, options: Options, control: Descriptor, direc
             _mark(pool)
         complete = replace(fresh, complete=True)
         record.write(directory, complete)
-    except BaseException:
+    except BaseException as error:
+        full = pool.host_full()
         _unmake(pool)
+        if full is not None and isinstance(error, (OSError, CowstoreError)):
+            raise full from error
         raise
     return complete
 
@@ -161,7 +173,7 @@ def _pool(directory: str, known: record.PoolRecord, options: Options, control: D
 def make_files(directory: str, options: Options) -> None:
     """Make the pool's two files: the data file sparse, that of the metadata with all its blocks.
 
-    :raises OSError: ENOSPC, there is no room for these; none is left behind.
+    :raises OutOfSpace: there is no room for these; none is left behind.
     """
     try:
         for name, size in ((DATA, options.data_bytes), (METADATA, options.metadata_bytes)):
@@ -174,11 +186,16 @@ def make_files(directory: str, options: Options) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-    except OSError:
+    except OSError as error:
         for name in (DATA, METADATA):
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, name))
-        raise
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OutOfSpace(
+            f"the pool's metadata of {options.metadata_bytes} bytes, which has all its blocks from the start, finds no "
+            f"room on the file system of {directory}: make room there, or give a smaller metadata_bytes"
+        ) from error
 
 
 def _clear_devices(unfinished: record.PoolRecord) -> None:

@@ -146,9 +146,16 @@ def script(place: Path, options: Mapping[str, object], mark: Callable[[str], Non
     return layers
 
 
-def look(place: Path, layers: dict[str, dict[str, str]], said: frozenset[str], *, thorough: bool) -> None:
+def look(
+    place: Path,
+    options: Mapping[str, object],
+    layers: dict[str, dict[str, str]],
+    said: frozenset[str],
+    *,
+    thorough: bool,
+) -> None:
     """Open what the cut left; if *thorough*, also go on using it."""
-    with cowstore.open(place / "store", driver="devicemapper") as store:
+    with cowstore.open(place / "store", driver="devicemapper", options=options) as store:
         assert store.check() == ()
         kinds = {snapshot.key: snapshot.kind for snapshot in store.walk()}
         for name, wanted in layers.items():
@@ -221,4 +228,4 @@ def after_the_cut(
     copy_sparse(image, disk)
     replay(disk, also)
     with attached(disk) as device, booted(layout, device, links) as place:
-        look(place, layers, cut.said, thorough=cut.number % 6 == 0)
+        look(place, layout.options, layers, cut.said, thorough=cut.number % 6 == 0)
