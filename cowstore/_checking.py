@@ -65,14 +65,15 @@ def _unfinished(core: Core, rows: dict[int, Row], *, repair: bool) -> Iterator[F
     """Name rows and mount points whose owner is gone; the owners that live are at work, and are left alone."""
     from cowstore._recovery import recover
 
-    left = [
-        row
-        for row in rows.values()
-        if row.owner and row.owner != core.token and leases.is_dead(core.owners_fd, row.owner)
-    ]
+    # An owner that is gone may have come to its end since its work was seen: what it left is still there afterwards.
+    left = [row for row in rows.values() if row.owner and _is_gone(core, row.owner) and _is_still(core, row)]
     directory = os.path.join(core.root, MOUNT_POINTS)
     tokens = {name: name.partition("-")[0] for name in os.listdir(directory)}
-    points = [name for name, token in tokens.items() if token != core.token and leases.is_dead(core.owners_fd, token)]
+    points = [
+        name
+        for name, token in tokens.items()
+        if _is_gone(core, token) and os.path.lexists(os.path.join(directory, name))
+    ]
     if repair and (left or points):
         list(recover(core))
     for row in left:
@@ -88,6 +89,16 @@ def _unfinished(core: Core, rows: dict[int, Row], *, repair: bool) -> Iterator[F
         text = f"{os.path.join(directory, name)} was left by a process that is gone, as a mount or with files in it"
         repaired = repair and _is_cleared(directory, name)
         yield Finding(kind=FindingKind.UNFINISHED, key=None, id=None, text=text, repaired=repaired)
+
+
+def _is_gone(core: Core, owner: str) -> bool:
+    return owner != core.token and leases.is_dead(core.owners_fd, owner)
+
+
+def _is_still(core: Core, row: Row) -> bool:
+    """Tell whether a row is under way for the same owner as when it was read."""
+    now = core.catalog.by_id(row.id)
+    return now is not None and now.owner == row.owner
 
 
 def _is_cleared(directory: str, name: str) -> bool:

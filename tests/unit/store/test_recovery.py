@@ -88,6 +88,23 @@ def test_killed_between_two_steps(
     assert set(os.listdir(root / "owners")) <= living
 
 
+def test_who_ends_while_check_looks(opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process does what it was seen at, and closes its store: it left nothing behind."""
+    witness, other = opened(), opened()
+    other.prepare("job", ephemeral=True)
+    catalog = witness._core.catalog
+    rows = catalog.rows
+
+    def then_ended() -> list[object]:
+        found: list[object] = list(rows())
+        other.remove("job")
+        other.close()
+        return found
+
+    monkeypatch.setattr(type(catalog), "rows", lambda _: then_ended())
+    assert witness.check() == ()
+
+
 def test_ten_of_them_at_once(opened: Callable[..., Store], root: Path) -> None:
     """ST-17: clean-up does not trip over the list it walks."""
 
