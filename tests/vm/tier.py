@@ -108,9 +108,9 @@ TWO_PROCESSORS = Run(
     arguments=(SMOKE, SNAPSHOTS, *suite("crowd"), "-k", "smoke or crowd or threads or mounted_origin"),
 )
 # Over devicemapper without a udev daemon all but kills during a recovery from a kill; beside one, all cases but the
-# deepest stacks, the state machine, and a kill at every point (planted bugs are none of a daemon's). For the others what
-# another kernel does differently, since the root tier runs all of it. Of four that begin together, the first and the
-# third share one processor of two, the others the other one: in this order both have as much to do.
+# deepest stacks, the state machine, and a kill at every point (planted bugs are none of a daemon's). For the others
+# what another kernel does differently, since the root tier runs all of it. Of four that begin together, the first and
+# the third share one processor of two, the others the other one: in this order both have as much to do.
 PLANS: dict[str, tuple[Run, ...]] = {
     "kernel": (
         dataclasses.replace(
