@@ -117,15 +117,15 @@ PLANS: dict[str, tuple[Run, ...]] = {
             DEVICEMAPPER, name="devicemapper: cases and its own tests", arguments=("tests/vm", *suite("cases"))
         ),
         dataclasses.replace(
-            BESIDE_UDEV,
-            name="devicemapper beside a udev daemon: machine, faults",
-            arguments=(*suite("machine", "faults"), "-k", "not killed_again"),
-        ),
-        dataclasses.replace(
             DEVICEMAPPER,
             name="devicemapper: machine, scripts, faults, crowds",
             environment=("COWSTORE_CROWD_SEEDS=2",),
             arguments=(*suite("machine", "model", "faults", "crowd"), CAUGHT, "-k", "not killed_again"),
+        ),
+        dataclasses.replace(
+            BESIDE_UDEV,
+            name="devicemapper beside a udev daemon: machine, faults",
+            arguments=(*suite("machine", "faults"), "-k", "not killed_again"),
         ),
         dataclasses.replace(
             BESIDE_UDEV,
