@@ -5,22 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, TypeVar
 
 from cowstore._linux.procfs import ACCOUNTS, accounts
 from cowstore.errors import Busy, Unsupported
 from cowstore.model import Capabilities
 from cowstore.testing._case import Ground, NotApplicable, case
-from cowstore.testing._expect import equal, refused
+from cowstore.testing._expect import counted, equal, refused
 from cowstore.testing.edits import Editor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
-T = TypeVar("T")
 
 PROVEN_BY = {
     "max_depth": "depth.limit_is_honest",
@@ -256,26 +248,10 @@ def kernel_changes(ground: Ground) -> None:
         with ground.mounted(key) as root:
             Editor(root, round_=1).write("dir-1/7", "changed")
         ground.changes(key)  # What is imported at first use does not count.
-        found, calls[directories] = _counted(functools.partial(ground.changes, key))
+        found, calls[directories] = counted(functools.partial(ground.changes, key))
         equal(found, [("modified", "dir-1"), ("modified", "dir-1/7")], "changes")
     # Whoever looks at each file calls something for each of the 900 that the second tree has more.
     assert calls[20] < calls[2] + 450, f"calls for one change, by directories of 50 files that are there: {calls}"
-
-
-def _counted(work: Callable[[], T]) -> tuple[T, int]:
-    """Count the calls that this thread makes for *work*, of Python's functions and of those below."""
-    calls = 0
-
-    def count(_frame: FrameType, event: str, _arg: object) -> None:
-        nonlocal calls
-        calls += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        return work(), calls
-    finally:
-        sys.setprofile(before)
 
 
 @case("BE-03")

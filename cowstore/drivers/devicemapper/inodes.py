@@ -6,6 +6,7 @@ Source: the kernel's Documentation/filesystems/ext4: attributes.rst, inodes.rst,
 from __future__ import annotations
 
 import struct
+import sys
 
 from cowstore.drivers.devicemapper.ext4 import CannotTell, Ext4, Inode, parse
 
@@ -126,20 +127,9 @@ def common(one: Ranges, other: Ranges) -> Ranges:
 
 def without(one: Ranges, other: Ranges) -> Ranges:
     """Return what is in the first list of ranges and not in the second."""
-    found: Ranges = []
-    place = 0
-    for begin, end in one:
-        while place < len(other) and other[place][1] <= begin:
-            place += 1
-        at, rest = place, begin
-        while at < len(other) and other[at][0] < end:
-            if other[at][0] > rest:
-                found.append((rest, other[at][0]))
-            rest = max(rest, other[at][1])
-            at += 1
-        if rest < end:
-            found.append((rest, end))
-    return found
+    begins = [0, *(end for _, end in other)]
+    ends = [*(begin for begin, _ in other), sys.maxsize]
+    return common(one, [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end])
 
 
 def joined(ranges: Ranges) -> Ranges:

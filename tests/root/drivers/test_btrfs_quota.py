@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from cowstore._linux.fd import open_
 from cowstore.drivers.btrfs import Btrfs, sending, subvolumes
 from cowstore.drivers.btrfs.quota import PENDING, Quota
 from cowstore.errors import Busy, OutOfSpace, Unsupported
+from cowstore.testing._expect import counted as calls_of
 from tests.root.btrfs_ground import directory
 from tests.root.drivers.btrfs_fixtures import driver, elsewhere, make, on_btrfs, tree
 
@@ -387,23 +387,6 @@ def test_with_nothing_to_wait_for_one_sync_serves(driver: Btrfs, monkeypatch: py
 FILES = 500, 50_000
 
 
-def work(do: Callable[[], object]) -> int:
-    """Count the calls that this thread makes, of Python and of the kernel: unlike time they do not hang on others."""
-    count = 0
-
-    def note(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        do()
-    finally:
-        sys.setprofile(before)
-    return count
-
-
 @pytest.mark.parametrize("quota", [False, True])
 def test_the_work_of_usage_does_not_grow_with_the_base(elsewhere: Path, quota: bool) -> None:
     """BT-11: ten edits over 500 files and over 50 000, asked ten times, while it is written to and once committed.
@@ -430,7 +413,7 @@ def test_the_work_of_usage_does_not_grow_with_the_base(elsewhere: Path, quota: b
             made.seal(10)
             made.seal(20)
         assert made.usage(10).inodes == made.usage(20).inodes
-        small, large = (work(lambda id=id: [made.usage(id) for _ in range(10)]) for id in (10, 20))  # type: ignore[misc]
+        small, large = (calls_of(lambda id=id: [made.usage(id) for _ in range(10)])[1] for id in (10, 20))  # type: ignore[misc]
         assert large <= 1.3 * small, (sealed, small, large)
         # Ten answers together cost less than a single call for each file of the base.
         assert large < FILES[1]
