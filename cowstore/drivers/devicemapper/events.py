@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from cowstore.drivers.devicemapper.record import relink
+
 NAME = "events"
 
 
@@ -44,9 +46,5 @@ def _read(directory: str) -> int:
 
 
 def _write(directory: str, count: int) -> None:
-    path = os.path.join(directory, NAME)
     with suppress(OSError):
-        with suppress(FileNotFoundError):
-            os.unlink(path + ".new")
-        os.symlink(str(count), path + ".new")
-        os.rename(path + ".new", path)
+        relink(os.path.join(directory, NAME), str(count))

@@ -303,14 +303,16 @@ class Pool:
             total=total,
         )
 
-    def lost(self, id: int) -> CowstoreError:
-        """Make the error for a file system to which not all could be written."""
+    def no_room(self) -> OutOfSpace | None:
+        """Make the error for a pool to which nothing can be written, or that has nothing below it to write to."""
         status = self.status()
         if status.is_full or not status.free(METADATA):
             return self.full(DATA if not status.free(DATA) else METADATA, status)
-        if full := self.host_full():
-            return full
-        return CowstoreError(
+        return self.host_full()
+
+    def lost(self, id: int) -> CowstoreError:
+        """Make the error for a file system to which not all could be written."""
+        return self.no_room() or CowstoreError(
             f"something written to id {id} of the pool {self.name} is lost (perhaps since the pool was full for a "
             "time), so that it can neither be committed nor enlarged; remove it and make it again"
         )

@@ -254,13 +254,7 @@ class Ids:
 
     def put(self, id: int, record: IdRecord) -> None:
         """Replace an id's record. The caller holds the id's lock."""
-        temporary = self.path(id) + ".new"
-        try:
-            os.symlink(_link_text(record), temporary)
-        except FileExistsError:
-            os.unlink(temporary)
-            os.symlink(_link_text(record), temporary)
-        os.rename(temporary, self.path(id))
+        relink(self.path(id), _link_text(record))
 
     def drop(self, id: int) -> None:
         """Remove an id's record, wherever it is; nothing happens where there is none."""
@@ -289,6 +283,17 @@ class Ids:
 
     def doomed(self) -> list[int]:
         return list(_numbers(self._doomed))
+
+
+def relink(path: str, text: str) -> None:
+    """Let a symbolic link hold another text, in one step. Of two at once one may fail; the link is whole then, too."""
+    temporary = path + ".new"
+    try:
+        os.symlink(text, temporary)
+    except FileExistsError:
+        os.unlink(temporary)
+        os.symlink(text, temporary)
+    os.rename(temporary, path)
 
 
 def _link_text(record: IdRecord) -> str:

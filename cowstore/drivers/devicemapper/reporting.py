@@ -90,12 +90,8 @@ def explained(pool: Pool, error: OSError, root_fd: int, tried: str) -> CowstoreE
 
     A file system that could not write because of the pool goes read-only, and says EROFS or EIO from then on.
     """
-    if error.errno in {errno.ENOSPC, errno.EIO, errno.EROFS}:
-        now = pool.status()
-        if now.is_full or not now.free(METADATA):
-            return pool.full(DATA if not now.free(DATA) else METADATA, now)
-        if full := pool.host_full():
-            return full
+    if error.errno in {errno.ENOSPC, errno.EIO, errno.EROFS} and (full := pool.no_room()):
+        return full
     if error.errno != errno.ENOSPC:
         return None
     return out_of_room(
